@@ -1,0 +1,291 @@
+"""Reading a trace: memory-mapped, batch by batch, never all of it because of its size."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from tracer import checks
+from tracer.errors import TraceError
+from tracer.format import META, MIGRATION, SAMPLED_FREELIST, SCHEMAS, Meta, TableName
+from tracer.rows import NO_TIMES, Int64s, Rows, rows_of
+
+_HASH_CHUNK = 16 << 20
+
+
+class Trace:
+    """A trace: its header `meta` and up to four tables of rows (the model, section 1).
+
+    Open one with `Trace.open(path)`, or make one of Arrow tables with `Trace.from_tables`. Rows
+    come out of `rows(name)` batch by batch and are not checked: call `validate()` first.
+    """
+
+    def __init__(
+        self, name: str, meta: Meta, path: Path | None, tables: Mapping[TableName, _Source]
+    ):
+        self.name = name
+        self.meta = meta
+        self.path = path
+        self._tables = dict(tables)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Trace:
+        """Open the trace directory `path`; reads the header, maps the tables, checks no rows.
+
+        Raises TraceError where there is no trace, where a file is missing, cut short or of
+        another schema, and VersionError for a version this dirtylog does not read.
+        """
+        path = Path(path)
+        header = path / META
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise TraceError(f"{path}: {what}; a trace is a directory with {META} and dirty.arrow")
+        try:
+            text = header.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise TraceError(f"{header}: missing; {path} is no trace") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TraceError(f"{header}: cannot be read ({error})") from None
+        meta = Meta.from_json(text, str(header))
+        tables: dict[TableName, _Source] = {
+            name: _FileSource(file, name, _schema(name, meta))
+            for name in SCHEMAS
+            if (file := path / f"{name}.arrow").exists()
+        }
+        if "dirty" not in tables:
+            raise TraceError(f"{path / 'dirty.arrow'}: missing; a trace needs its dirty rows")
+        if ("freelist" in tables) != (meta.freelist_resolution is not None):
+            there = "there" if "freelist" in tables else "missing"
+            raise TraceError(
+                f"{path / 'freelist.arrow'}: {there}, but {header} says "
+                f'"freelist_resolution": {json.dumps(meta.freelist_resolution)}'
+            )
+        missing = [name for name in meta.digests if not (path / name).exists()]
+        if missing:
+            raise TraceError(f"{path / missing[0]}: missing, though {header} lists it")
+        return cls(path.name.removesuffix(".trace"), meta, path, tables)
+
+    @classmethod
+    def from_tables(cls, meta: Meta, name: str = "memory", **tables: pa.Table) -> Trace:
+        """Make a trace of Arrow tables in memory, named as in `tracer.format.SCHEMAS`."""
+        if "freelist" in tables and meta.freelist_resolution is None:
+            meta = replace(meta, freelist_resolution="event")
+        sources: dict[TableName, _Source] = {
+            key: _MemorySource(key, table.cast(_schema(key, meta)))  # type: ignore[misc,arg-type]
+            for key, table in tables.items()
+        }
+        return cls(name, meta, None, sources)
+
+    def __contains__(self, table: TableName) -> bool:
+        return table in self._tables
+
+    def __repr__(self) -> str:
+        return f"<Trace {self.name}: {self.meta.pages} pages, {self.num_rows('dirty')} dirty rows>"
+
+    def num_rows(self, table: TableName) -> int:
+        """Return the number of rows of `table`, 0 where the trace has none."""
+        return self._tables[table].offsets[-1] if table in self._tables else 0
+
+    def rows(self, table: TableName, start: int = 0, stop: int | None = None) -> Iterator[Rows]:
+        """Yield rows `start` to `stop` of `table`, batch by batch; nothing where it has none.
+
+        Raises TraceError where a batch cannot be read.
+        """
+        source = self._tables.get(table)
+        if source is None:
+            return
+        offsets = source.offsets
+        stop = offsets[-1] if stop is None else min(stop, offsets[-1])
+        if start >= stop:
+            return
+        for index in range(bisect_right(offsets, start) - 1, len(offsets) - 1):
+            base = offsets[index]
+            if base >= stop:
+                return
+            batch = source.batch(index)
+            low, high = max(start - base, 0), min(stop - base, batch.num_rows)
+            if high > low:
+                yield rows_of(batch.slice(low, high - low), f"{source.where}, rows {base}..")
+
+    @cached_property
+    def epochs(self) -> Int64s:
+        """The times, int64 ns ascending, at which the recording harvested the dirty log."""
+        parts = [rows.t for rows in self.rows("epochs")]
+        return np.concatenate(parts) if parts else NO_TIMES
+
+    @cached_property
+    def migration(self) -> dict[str, Any] | None:
+        """What the migration that was recorded along reported, or None."""
+        if self.path is None or not (file := self.path / MIGRATION).exists():
+            return None
+        try:
+            body = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TraceError(f"{file}: not readable JSON ({error})") from None
+        if not isinstance(body, dict):
+            raise TraceError(f"{file}: holds no JSON object")
+        return body
+
+    @property
+    def exact(self) -> bool:
+        """Whether the recording knows every write, every free-list moment and every order."""
+        return (
+            self.meta.resolution == "write"
+            and self.meta.freelist_resolution != "sampled"
+            and self.meta.quantum_ns <= 1
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """The trace's own digest (xxh3-128): of its header and of every file's digest."""
+        digests = dict(self.meta.digests)
+        for name, source in self._tables.items():
+            digests.setdefault(f"{name}.arrow", source.digest())
+        return xxhash.xxh3_128_hexdigest(replace(self.meta, digests=digests).to_json().encode())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk (0 for a trace in memory)."""
+        if self.path is None:
+            return 0
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+
+    def validate(
+        self, *, digests: bool = True, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Check every row and (with `digests`) every listed digest, before any kernel sees them.
+
+        `progress(done, total)` is called with rows. Raises TraceError with file, row and reason:
+        a digest that differs, a run outside the guest, a time that goes back or past the
+        duration, a page freed while free or taken while in use.
+        """
+        for name, wanted in self.meta.digests.items() if digests else ():
+            if self.path is not None and (found := digest_file(self.path / name)) != wanted:
+                raise TraceError(
+                    f"{self.path / name}: its bytes have changed since it was written (digest "
+                    f"{found}, {META} says {wanted}); record or import it again"
+                )
+        total, done = sum(self.num_rows(name) for name in SCHEMAS), 0
+        for name in SCHEMAS:
+            check = checks.TableCheck(name, self.meta)
+            for rows in self.rows(name):
+                problem = check.feed(rows)
+                if problem is not None:
+                    raise TraceError(f"{self._tables[name].where}, row {problem[0]}: {problem[1]}")
+                done += len(rows.t)
+                if progress is not None:
+                    progress(done, total)
+
+
+def digest_file(path: Path) -> str:
+    """Return the xxh3-128 hex digest of a file's bytes."""
+    digest = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+                    for at in range(0, len(view), _HASH_CHUNK):
+                        digest.update(view[at : at + _HASH_CHUNK])
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def _schema(name: TableName, meta: Meta) -> pa.Schema:
+    if name == "freelist" and meta.freelist_resolution == "sampled":
+        return SAMPLED_FREELIST
+    return SCHEMAS[name]
+
+
+class _Source:
+    """One table: `offsets` are the row numbers at which its batches begin, and its length."""
+
+    where: str
+
+    @property
+    def offsets(self) -> list[int]:
+        raise NotImplementedError
+
+    def batch(self, index: int) -> pa.RecordBatch:
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        raise NotImplementedError
+
+
+class _MemorySource(_Source):
+    def __init__(self, name: str, table: pa.Table):
+        self.where = f"{name}.arrow"
+        self._batches = [batch for batch in table.to_batches() if batch.num_rows]
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        return [0, *accumulate(batch.num_rows for batch in self._batches)]
+
+    def batch(self, index: int) -> pa.RecordBatch:
+        return self._batches[index]
+
+    def digest(self) -> str:
+        digest = xxhash.xxh3_128()
+        for batch in self._batches:
+            digest.update(batch.serialize())
+        return digest.hexdigest()
+
+
+class _FileSource(_Source):
+    """An Arrow IPC file, or the IPC stream that a recorder leaves, mapped into memory."""
+
+    def __init__(self, path: Path, name: str, schema: pa.Schema):
+        self.where = str(path)
+        self._path = path
+        try:
+            mapped = pa.memory_map(str(path))
+            self._reader = pa.ipc.open_file(mapped)
+        except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+            raise TraceError(
+                f"{path}: no complete Arrow IPC file ({_first_line(error)}); "
+                "it was cut short or is something else"
+            ) from None
+        found = self._reader.schema
+        self._names = schema.names
+        for field in schema:
+            index = found.get_field_index(field.name)
+            if index < 0 or found.field(index).type != field.type:
+                there = "is missing" if index < 0 else f"is {found.field(index).type}"
+                raise TraceError(
+                    f"{path}: column {field.name!r} {there}; {name} rows are "
+                    + ", ".join(f"{f.name}:{f.type}" for f in schema)
+                )
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        count = self._reader.num_record_batches
+        return [0, *accumulate(self.batch(index).num_rows for index in range(count))]
+
+    def batch(self, index: int) -> pa.RecordBatch:
+        try:
+            batch = self._reader.get_batch(index)
+            batch.validate()
+        except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+            raise TraceError(
+                f"{self._path}, batch {index}: corrupt ({_first_line(error)})"
+            ) from None
+        return batch.select(self._names)
+
+    def digest(self) -> str:
+        return digest_file(self._path)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
