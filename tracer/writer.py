@@ -107,6 +107,8 @@ class TraceWriter:
     def _close(self) -> None:
         for stream in (*self._writers.values(), *self._sinks):
             stream.close()
+        self._writers.clear()
+        self._sinks.clear()
 
     def _schema(self, table: TableName) -> pa.Schema:
         return SAMPLED_FREELIST if table == "freelist" and self._sampled else SCHEMAS[table]
