@@ -1,0 +1,1 @@
+"""What a migration does to a trace: the replay, its strategies and the verdict."""

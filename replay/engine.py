@@ -1,0 +1,362 @@
+"""One migration of one traced guest under one strategy: the state, and the deeds done to it.
+
+A loop profile (`replay.profiles`) decides when to copy and when to sync; this module knows how.
+Time is host ns since the migration's start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from replay import kernels as k
+from replay.clock import Clock
+from replay.feed import Feed, looped_epochs, seam
+from replay.hints import Hinting, Report, Stage
+from replay.link import link_constants
+from replay.memory import Memory
+from replay.parameters import Parameters
+from replay.strategies import Strategy
+from tracer.rows import Flags, Int64s, Rows
+from tracer.trace import Trace
+
+#: How often a trace is gone through at most where the user lets it loop.
+LOOP_PASSES = 100
+
+_NO_PAGES: Int64s = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that concerns all pages, in the order in which it happened."""
+
+    kind: Literal["sync", "snapshot", "handled", "pass", "chunk", "stop"]
+    host_ns: int
+    guest_ns: int
+    round: int
+    report: Report | None = None
+    #: kind "chunk": the number of the chunk whose harvested log was cleared.
+    chunk: int = -1
+    #: kind "pass": for each watched page when the cursor passed it, and whether it was copied.
+    passed: Int64s | None = None
+    sent: Flags | None = None
+    #: kind "handled": which watched pages' pending bits it cleared.
+    skipped: Flags | None = None
+
+
+class Migration:
+    """A migration under way.
+
+    trace: validated. saturated: hidden writes happen without pause (the model, section 7).
+    watch: int64, ascending pages whose passes are noted in `events`. on_rows is called now and
+    then with the number of dirty rows replayed.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        strategy: Strategy,
+        parameters: Parameters,
+        *,
+        saturated: bool = False,
+        watch: Int64s = _NO_PAGES,
+        on_rows: Callable[[int], None] | None = None,
+    ):
+        self.trace = trace
+        self.strategy = strategy
+        self.parameters = parameters
+        self.clock = Clock()
+        self.hinting = Hinting(strategy, self)
+        self.memory = Memory(
+            trace.meta,
+            manual=parameters.log_mode == "manual",
+            clear_chunk=parameters.clear_chunk,
+            hints=strategy.hints,
+            saturated=saturated,
+        )
+        self.syncs = 0
+        self.round = 0
+        self.pending_pages = trace.meta.pages
+        self.events: list[Event] = []
+        self.watch = watch
+        self._on_rows = on_rows
+        self._looping = parameters.at_end == "loop" and trace.meta.duration_ns > 0
+        self._passes = LOOP_PASSES if self._looping else 1
+        self._hold = parameters.hold(strategy)
+        self._link = link_constants(trace.meta.page_size, parameters.bandwidth)
+        self._dirty = Feed(trace, "dirty", self._passes)
+        self._free = Feed(trace, "freelist", self._passes)
+        self._zero = Feed(trace, "zero", self._passes)
+        self._late_epochs = trace.meta.resolution == "epoch"
+        self._epochs = self._epoch_ends() if saturated else _NO_PAGES
+        self._passed = np.zeros(len(watch), np.int64)
+        self._sent = np.zeros(len(watch), np.bool_)
+        self._next_tick: int | None = None
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Set the initial state, and ask for the first report."""
+        self._heat_epoch(0)
+        self.memory.ctl[k.LINK_NS] = k.FOREVER
+        self._set_clock()
+        self._run(0)
+        self.memory.initially_set()
+        self.link_free(0)
+        if self.strategy.request is not None:
+            self._request(0)
+            self._next_tick = self.strategy.request.next_tick(
+                0, self.parameters.hint_interval_ns
+            )
+        self.settle(0)
+
+    @property
+    def last_guest_ns(self) -> int:
+        """The guest time up to which the trace knows anything."""
+        return self.trace.meta.duration_ns * self._passes
+
+    @property
+    def link_ns(self) -> int:
+        """When the link is free again."""
+        return int(self.memory.ctl[k.LINK_NS])
+
+    def link_free(self, now: int) -> None:
+        """Begin a run of copies: the cursor goes to page 0, the link is free from `now`."""
+        ctl = self.memory.ctl
+        ctl[k.CURSOR], ctl[k.LINK_NS], ctl[k.LINK_REST], ctl[k.WATCHED] = 0, now, 0, 0
+
+    def next_due(self) -> int:
+        """Return when the next thing about reports is due."""
+        tick = k.FOREVER if self._next_tick is None else self._next_tick
+        return min((tick, *(report.due_ns for report in self.hinting.outstanding)))
+
+    def sweep(self, until: int) -> bool:
+        """Copy and let the guest run up to `until`; return whether the cursor is through first."""
+        return self._run(until) == k.SWEPT
+
+    def idle(self, until: int) -> None:
+        """Let the guest run up to `until` with the link idle."""
+        ctl = self.memory.ctl
+        link_ns, ctl[k.LINK_NS] = ctl[k.LINK_NS], k.FOREVER
+        self._run(until)
+        ctl[k.LINK_NS] = link_ns
+
+    def settle(self, now: int) -> None:
+        """Do all about reports that is due at `now`, in the model's order, until nothing is."""
+        while self._requests_due(now) + self._reports_due(now):
+            pass
+
+    # -- deeds --------------------------------------------------------------------------------
+
+    def regular_sync(self, now: int) -> None:
+        """Make a regular sync, with what the strategy does before it."""
+        self.hinting.regular_sync(now)
+
+    def ask_after_sync(self, now: int) -> None:
+        """Make the requests that follow a regular sync which does not end the replay."""
+        request = self.strategy.request
+        if request is not None and request.at_sync():
+            self._request(now)
+        self.settle(now)
+
+    def sync(self, now: int) -> None:
+        """migration_bitmap_sync."""
+        self._catch_up()
+        self._note_chunks()
+        self.pending_pages = self.memory.sync()
+        self.syncs += 1
+        self._note("sync", now)
+
+    def take_snapshot(self, report: Report, now: int) -> None:
+        """Let the guest note its free pages."""
+        report.bits, report.pages = self.memory.free_pages(self.parameters.min_order)
+        report.row = self._free.base + int(self.memory.ctl[k.FREE_ROW])
+        self._note("snapshot", now, report)
+
+    def skip(self, report: Report, now: int) -> None:
+        """Clear the pending bits of the report's pages, but for those that a hold keeps out."""
+        assert report.bits is not None
+        report.conflicts = sum(
+            self.memory.leave_out(report.bits, rows) for rows in self._held(report)
+        )
+        if self.parameters.hint_clears_log:
+            self._note_chunks()
+            self.memory.clear_named_chunks(report.bits, now)
+            self._note_chunks(report)
+        report.skipped = self.memory.skip(report.bits)
+        word, bit = self.watch >> 6, (self.watch & 63).astype(np.uint64)
+        cleared = ((report.bits[word] >> bit) & np.uint64(1)).astype(np.bool_)
+        self._note("handled", now, report, skipped=cleared)
+
+    def skipped(self, report: Report, now: int) -> None:  # noqa: ARG002
+        """Note which of the pages just skipped are lost as things stand."""
+        assert report.bits is not None
+        self._catch_up()
+        report.missed = self.memory.note_missed(report.bits)
+
+    def stop_guest(self, now: int) -> None:
+        """Stop the vCPUs."""
+        self._catch_up()
+        self.clock.stop(now)
+        self._set_clock()
+
+    def run_guest(self, now: int) -> None:
+        """Let the vCPUs run on."""
+        self.clock.run(now)
+        self._set_clock()
+
+    def end_round(self, now: int) -> None:
+        """Note the passes of the watched pages in the round that has ended."""
+        self._note_chunks()
+        if len(self.watch):
+            self._note(
+                "pass", now, passed=self._passed.copy(), sent=self._sent.copy()
+            )
+
+    def switch_over(self, now: int) -> int:
+        """Stop the guest for good and copy what is pending; return the time of the last byte."""
+        self.clock.stop(now)
+        self._set_clock()
+        self._note("stop", now)
+        self.link_free(now)
+        self._run(k.FOREVER)
+        return self.link_ns
+
+    def abandon(self) -> None:
+        """End without a switchover: only what hidden writes have outdated is still to be seen."""
+        self._catch_up()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _request(self, now: int) -> None:
+        report = self.hinting.request(now)
+        report.due_ns = now + self.parameters.request_delay_ns
+
+    def _requests_due(self, now: int) -> int:
+        made = 0
+        request = self.strategy.request
+        while self._next_tick is not None and self._next_tick <= now:
+            assert request is not None
+            self._request(now)
+            self._next_tick = request.next_tick(self._next_tick, self.parameters.hint_interval_ns)
+            made += 1
+        for _ in range(self.hinting.asked):
+            self._request(now)
+            made += 1
+        self.hinting.asked = 0
+        return made
+
+    def _reports_due(self, now: int) -> int:
+        moved = 0
+        parameters, hinting = self.parameters, self.hinting
+        for stage in (Stage.REQUESTED, Stage.SNAPSHOT, Stage.QUEUED):
+            for report in [r for r in hinting.outstanding if r.stage == stage and r.due_ns <= now]:
+                moved += 1
+                if stage == Stage.REQUESTED:
+                    hinting.snapshot(report, now)
+                    report.due_ns = now + parameters.report_delay_ns
+                elif stage == Stage.SNAPSHOT:
+                    hinting.arrive(report, now)
+                    assert self.strategy.request is not None
+                    report.due_ns = self.strategy.request.handling_time(
+                        now + parameters.handle_delay_ns, parameters.hint_interval_ns
+                    )
+                else:
+                    hinting.consume(report, now)
+        return moved
+
+    def _held(self, report: Report) -> Iterator[Rows]:
+        """Yield the free-list rows whose takes a hold would have sent elsewhere."""
+        if self._hold == "ack":
+            stop = self._free.base + int(self.memory.ctl[k.FREE_ROW])
+            yield from self._free.between(report.row, stop)
+        elif self._hold == "done" and self._looping:
+            yield seam(self.trace)
+            yield from self.trace.rows("freelist")
+        elif self._hold == "done":
+            yield from self.trace.rows("freelist", report.row)
+
+    def _run(self, until: int) -> int:
+        memory, dirty, free, zero = self.memory, self._dirty, self._free, self._zero
+        while True:
+            status = k.sweep(
+                memory.state, memory.hot, memory.harvested, memory.marks, memory.chunks,
+                memory.cleared, self.watch, self._passed, self._sent, memory.ctl, self._link,
+                until, dirty.t, dirty.page, dirty.count, dirty.more,
+                free.t, free.page, free.count, free.free, free.more,
+                zero.t, zero.page, zero.count, zero.more, self._epochs, self._late_epochs,
+            )  # fmt: skip
+            if status == k.NEED_DIRTY:
+                dirty.advance()
+                memory.ctl[k.DIRTY_ROW] = 0
+                if self._on_rows is not None:
+                    self._on_rows(dirty.base)
+            elif status == k.NEED_FREE:
+                free.advance()
+                memory.ctl[k.FREE_ROW] = 0
+            elif status == k.NEED_ZERO:
+                zero.advance()
+                memory.ctl[k.ZERO_ROW] = 0
+            elif status == k.EPOCH_END:
+                self._catch_up()
+                memory.hot[:] = 0
+                memory.ctl[k.EPOCH] += 1
+                self._heat_epoch(int(memory.ctl[k.EPOCH]))
+            else:
+                return int(status)
+
+    def _set_clock(self) -> None:
+        host, guest, rate = self.clock.segments[-1]
+        ctl = self.memory.ctl
+        ctl[k.HOST_0], ctl[k.GUEST_0], ctl[k.RATE] = host, guest, rate
+
+    def _catch_up(self) -> None:
+        """Let hidden writes happen up to now; a guest that stands still makes none."""
+        if not self.clock.stopped:
+            self.memory.touch()
+
+    def _epoch_ends(self) -> Int64s:
+        ends = looped_epochs(self.trace, self._passes)
+        if self._late_epochs and not len(ends):
+            ends = np.unique(np.concatenate([rows.t for rows in self.trace.rows("dirty")]))
+        # What the last epoch hides ends with the trace.
+        return np.union1d(ends, np.array([self.last_guest_ns + 1], np.int64))
+
+    def _heat_epoch(self, number: int) -> None:
+        """With `epoch` resolution: make hot what the rows at the epoch's end will name."""
+        if not self._late_epochs or number >= len(self._epochs):
+            return
+        end, begin = int(self._epochs[number]), int(self._epochs[number - 1]) if number else 0
+        row = self._dirty.base + int(self.memory.ctl[k.DIRTY_ROW])
+        for rows in self._dirty.between(row, None):
+            first, past = (int(np.searchsorted(rows.t, t, side="right")) for t in (begin, end))
+            k.heat(self.memory.hot, rows.page[first:past], rows.count[first:past])
+            if past < len(rows.t):
+                break
+
+    def _note(
+        self,
+        kind: Literal["sync", "snapshot", "handled", "pass", "chunk", "stop"],
+        now: int,
+        report: Report | None = None,
+        *,
+        chunk: int = -1,
+        passed: Int64s | None = None,
+        sent: Flags | None = None,
+        skipped: Flags | None = None,
+    ) -> None:
+        guest = self.clock.guest(now)
+        self.events.append(
+            Event(kind, now, guest, self.round, report, chunk, passed, sent, skipped)
+        )
+
+    def _note_chunks(self, report: Report | None = None) -> None:
+        """Note the chunks whose log was cleared since the last look, by copies or by `report`."""
+        cleared = self.memory.cleared
+        if len(self.watch):
+            for chunk in np.flatnonzero(cleared >= 0):
+                self._note("chunk", int(cleared[chunk]), report, chunk=int(chunk))
+        cleared[:] = -1

@@ -1,0 +1,150 @@
+"""The guest's memory as a migration sees it: belief and truth, one bit a page each.
+
+Belief (what is pending, what is logged) decides what is sent; truth (what the destination really
+has) judges it. Nothing of the truth is read by what decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from replay import kernels as k
+from tracer.format import Meta
+from tracer.rows import Int64s, Rows
+
+Words = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What switchover left: counts of pages, and the lost ones (int64, ascending)."""
+
+    needed: int
+    freed_later: int
+    lost: int
+    unwritten: int
+    stale_free: int
+    old_bytes: int
+    near_misses: int
+    lost_pages: Int64s
+
+
+class Memory:
+    """The bitmaps of one guest and the operations that a migration does on them.
+
+    manual: log mode `manual` with chunks of `clear_chunk` pages. hints: reports will be handled.
+    saturated: hidden writes dirty hot pages without pause. `ctl` is the kernels' control vector
+    (see `replay.kernels`).
+    """
+
+    def __init__(
+        self, meta: Meta, *, manual: bool, clear_chunk: int, hints: bool, saturated: bool
+    ) -> None:
+        words = (meta.pages + 63) // 64
+        nothing = np.empty(0, np.uint64)
+        self.state: npt.NDArray[np.uint64] = np.zeros((words, 8), np.uint64)
+        self._last_word = k.run_mask.py_func(0, (meta.pages - 1) % 64 + 1)
+        self._blocks = meta.blocks
+        self.ctl = np.zeros(k.CTL_SIZE, np.int64)
+        self.hot: Words = np.zeros(words, np.uint64) if saturated else nothing
+        self.skipped: Words = np.zeros(words, np.uint64) if hints else nothing
+        self.missed: Words = np.zeros(words, np.uint64) if hints else nothing
+        self.harvested: Words = nothing
+        self.marks: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+        self.chunks: Int64s = np.zeros(1, np.int64)
+        self.manual = manual
+        self._fill(k.PENDING)
+        if manual:
+            self.chunks = np.concatenate(
+                [
+                    np.arange(block.first_page, block.first_page + block.pages, clear_chunk)
+                    for block in meta.blocks
+                ]
+                + [np.array([meta.pages])]
+            ).astype(np.int64)
+            # KVM_DIRTY_LOG_INITIALLY_SET: all pages count as logged and harvested at the start.
+            self.marks = np.ones(len(self.chunks) - 1, np.uint8)
+            self.harvested = np.zeros(words, np.uint64)
+            self.initially_set()
+        self.cleared: Int64s = np.full(len(self.marks), -1, np.int64)
+
+    def initially_set(self) -> None:
+        """Set the log to what it is before the guest has run: empty, or in manual mode full."""
+        self.state[:, k.LOG] = 0
+        self.state[:, k.WRITTEN] = 0
+        if self.manual:
+            self._fill(k.LOG)
+            self.harvested[:] = self.state[:, k.LOG]
+
+    def sync(self) -> int:
+        """migration_bitmap_sync: return how many pages are pending after it."""
+        if self.manual:
+            return int(k.sync_manual(self.state, self.harvested, self.marks))
+        return int(k.sync_legacy(self.state))
+
+    def free_pages(self, min_order: int) -> tuple[Words, int]:
+        """Return the free list as a bitmap, of whole blocks of 2^min_order only, and its size."""
+        report = np.zeros(len(self.state), np.uint64)
+        found = sum(
+            int(k.snapshot(self.state, block.first_page, block.first_page + block.pages,
+                           min_order, report))
+            for block in self._blocks
+        )  # fmt: skip
+        return report, found
+
+    def leave_out(self, report: Words, rows: Rows) -> int:
+        """Clear in `report` the pages that free-list rows take; return how many were set."""
+        return int(k.take_away(report, rows.page, rows.count, rows.free))
+
+    def clear_named_chunks(self, report: Words, now: int) -> None:
+        """Clear the log of the marked chunks that the report names a page of (manual mode)."""
+        if self.manual:
+            before = self.marks.copy()
+            k.clear_named_chunks(self.state, self.harvested, self.marks, self.chunks, report)
+            self.cleared[before != self.marks] = now
+
+    def skip(self, report: Words) -> int:
+        """Clear pending bits; `report` keeps those that were set; return their number."""
+        return int(k.skip(self.state, report, self.skipped))
+
+    def note_missed(self, skipped: Words) -> int:
+        """Count the pages just skipped that are lost as things stand, and remember them."""
+        return int(k.note_missed(self.state, skipped, self.missed))
+
+    def touch(self) -> None:
+        """Let the hidden writes of the saturated scenario catch up: every hot page is written."""
+        if len(self.hot):
+            self.ctl[k.SUPERSEDED] += k.touch(self.state, self.hot)
+
+    def judge(self) -> Judgement:
+        """Judge every page at switchover, after all that was pending has been copied.
+
+        Raises AssertionError if a page is not synced for a reason the model does not know: a bug
+        of this replayer.
+        """
+        lost = np.zeros(len(self.state), np.uint64)
+        counts = k.final_counts(self.state, self.skipped, self.missed, self._last_word, lost)
+        *named, bugs = (int(count) for count in counts)
+        if bugs:
+            raise AssertionError(
+                f"{bugs} pages are not synced at switchover, neither skipped nor lost: "
+                "a bug of the replayer, please report it with the trace and the command"
+            )
+        return Judgement(*named, lost_pages=bit_numbers(lost))
+
+    def _fill(self, column: int) -> None:
+        self.state[:, column] = np.uint64(0xFFFFFFFFFFFFFFFF)
+        self.state[-1, column] = self._last_word
+
+
+def bit_numbers(words: Words) -> Int64s:
+    """Return the numbers of the set bits, ascending, without a byte for every page."""
+    at = np.flatnonzero(words)
+    if not len(at):
+        return np.empty(0, np.int64)
+    bits = np.unpackbits(words[at].view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+    row, bit = np.nonzero(bits)
+    return (at[row] * 64 + bit).astype(np.int64)

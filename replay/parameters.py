@@ -1,0 +1,69 @@
+"""The knobs of a replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from replay.strategies import Hold, Strategy
+from tracer.errors import UsageError
+
+Profile = Literal["rounds"]
+LogMode = Literal["legacy", "manual"]
+AtEnd = Literal["stop", "loop"]
+
+_MAX_BANDWIDTH = 1 << 61
+_MAX_NS = 1 << 61
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a migration is run with (the model, sections 2, 3 and 5).
+
+    bandwidth: bytes/s on the wire. downtime_limit_ns: switch over when what is pending fits in.
+    clear_chunk: pages a chunk of the clear bitmap. hint_clears_log: a handled report clears the
+    log of the chunks it names (QEMU 6.1 and later). request: overrides a strategy's request
+    axis. The delays lead from request to snapshot to arrival in the queue to handling, in ns.
+    guest_hold: "auto" takes the strategy's own. min_order: reports name aligned, wholly free
+    blocks of 2^min_order pages. max_rounds: None for no limit. at_end: what to do when the trace
+    is exhausted.
+
+    Raises UsageError for values that make no sense.
+    """
+
+    bandwidth: int = 1_250_000_000
+    downtime_limit_ns: int = 300_000_000
+    profile: Profile = "rounds"
+    log_mode: LogMode = "legacy"
+    clear_chunk: int = 1 << 18
+    hint_clears_log: bool = True
+    request: str | None = None
+    request_delay_ns: int = 1_000_000
+    report_delay_ns: int = 10_000_000
+    handle_delay_ns: int = 1_000_000
+    hint_interval_ns: int = 100_000_000
+    guest_hold: Hold | Literal["auto"] = "auto"
+    min_order: int = 0
+    max_rounds: int | None = None
+    at_end: AtEnd = "stop"
+
+    def __post_init__(self) -> None:
+        _within("bandwidth", self.bandwidth, 1, _MAX_BANDWIDTH, "bytes/s")
+        _within("downtime limit", self.downtime_limit_ns, 0, _MAX_NS, "ns")
+        _within("clear chunk", self.clear_chunk, 1, 1 << 40, "pages")
+        _within("request delay", self.request_delay_ns, 0, _MAX_NS, "ns")
+        _within("report delay", self.report_delay_ns, 0, _MAX_NS, "ns")
+        _within("handle delay", self.handle_delay_ns, 0, _MAX_NS, "ns")
+        _within("hint interval", self.hint_interval_ns, 1, _MAX_NS, "ns")
+        _within("min order", self.min_order, 0, 40, "")
+        if self.max_rounds is not None:
+            _within("max rounds", self.max_rounds, 1, _MAX_NS, "")
+
+    def hold(self, strategy: Strategy) -> Hold:
+        """Return the guest hold that applies to the strategy."""
+        return strategy.hold if self.guest_hold == "auto" else self.guest_hold
+
+
+def _within(name: str, value: int, low: int, high: int, unit: str) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{name} {value} {unit}".rstrip() + f": wanted {low} to {high}")

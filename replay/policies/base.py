@@ -1,0 +1,66 @@
+"""What a request policy and an accept policy answer."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar, Protocol
+
+
+class Fate(Enum):
+    """What becomes of a report."""
+
+    KEEP = "keep"
+    HANDLE = "handle"
+    DROP = "drop"
+
+
+class ReportView(Protocol):
+    """What a policy may know of a report. Times are host ns since the migration's start."""
+
+    @property
+    def requested_ns(self) -> int:
+        """When the host asked for it."""
+
+    @property
+    def queued(self) -> bool:
+        """Whether it lies in the virtqueue: arrived, not handled."""
+
+    @property
+    def syncs_since_request(self) -> int:
+        """How many syncs of either kind have happened since it was asked for."""
+
+
+class Request:
+    """When a report is asked for. One is always asked for at the start."""
+
+    name: ClassVar[str]
+
+    def at_sync(self) -> bool:
+        """Whether a regular sync (but the stopping one) asks for a report."""
+        return False
+
+    def when_done(self) -> bool:
+        """Whether handling or dropping a report asks for the next."""
+        return False
+
+    def next_tick(self, now: int, interval_ns: int) -> int | None:  # noqa: ARG002
+        """Return the first host instant after `now` at which a report is asked for, if any."""
+        return None
+
+    def handling_time(self, due: int, interval_ns: int) -> int:  # noqa: ARG002
+        """Return when a report is handled whose handling is due at `due`."""
+        return due
+
+
+class Accept:
+    """What becomes of a report."""
+
+    name: ClassVar[str]
+
+    def before_sync(self, report: ReportView) -> Fate:  # noqa: ARG002
+        """Say what a regular sync does with an outstanding report before it harvests."""
+        return Fate.KEEP
+
+    def when_due(self, report: ReportView) -> Fate:  # noqa: ARG002
+        """Say, when the report's handling is due, whether to HANDLE or DROP it."""
+        return Fate.HANDLE

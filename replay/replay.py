@@ -1,0 +1,161 @@
+"""Replay a trace under a strategy: all its scenarios, with verdicts and witnesses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from replay.doubt import can_lose
+from replay.engine import LOOP_PASSES, Migration
+from replay.kernels import SUPERSEDED
+from replay.link import wire_bytes
+from replay.memory import Judgement
+from replay.parameters import Parameters
+from replay.profiles import Outcome, profile
+from replay.result import Replay, ReportRow, Result, RoundRow, Scenario, UnsafeRow, Verdict
+from replay.strategies import Strategy
+from replay.witness import witnesses
+from tracer.errors import UsageError
+from tracer.trace import Trace
+
+Progress = Callable[[int], None]
+
+
+def scenarios(trace: Trace) -> tuple[Scenario, ...]:
+    """Return the scenarios that a trace calls for (the model, section 7).
+
+    Where all writes are known but not all moments, `saturated` would be the same replay again.
+    """
+    if trace.exact:
+        return ("exact",)
+    return ("recorded",) if trace.meta.resolution == "write" else ("recorded", "saturated")
+
+
+def replay(
+    trace: Trace,
+    strategy: Strategy,
+    parameters: Parameters,
+    *,
+    on_rows: Progress | None = None,
+) -> list[Replay]:
+    """Replay `trace` (validated) under `strategy` in each of its scenarios.
+
+    on_rows is called now and then with the dirty rows replayed in the scenario under way.
+    Raises UsageError where the strategy needs a free list and the trace has none.
+    """
+    strategy = strategy.with_request(parameters.request)
+    if strategy.hints and "freelist" not in trace:
+        raise UsageError(
+            f"{trace.name}: strategy {strategy.name} needs a free list and the trace has no "
+            "freelist.arrow; record one along, or replay precopy"
+        )
+    return [_replay(trace, strategy, parameters, name, on_rows) for name in scenarios(trace)]
+
+
+def _replay(
+    trace: Trace,
+    strategy: Strategy,
+    parameters: Parameters,
+    scenario: Scenario,
+    on_rows: Progress | None,
+) -> Replay:
+    saturated = scenario == "saturated"
+    migration = Migration(trace, strategy, parameters, saturated=saturated, on_rows=on_rows)
+    outcome = profile(parameters.profile)(migration)
+    completed = outcome.stop_ns is not None
+    judgement = migration.memory.judge() if completed else None
+    result = _result(migration, outcome, judgement, scenario)
+    unsafe = ()
+    if judgement is not None and judgement.lost:
+        unsafe = witnesses(trace, strategy, parameters, saturated, judgement.lost_pages)
+    tag = (trace.name, strategy.name, scenario)
+    return Replay(
+        result,
+        tuple(_round_rows(tag, trace.meta.page_size, outcome)),
+        tuple(_report_rows(tag, migration)),
+        tuple(UnsafeRow(*tag, *vars(witness).values()) for witness in unsafe),
+    )
+
+
+def _result(
+    migration: Migration, outcome: Outcome, judgement: Judgement | None, scenario: Scenario
+) -> Result:
+    counters = outcome.rounds
+    sent = sum(row.pages_sent for row in counters)
+    zero = sum(row.zero_pages_sent for row in counters)
+    superseded = int(migration.memory.ctl[SUPERSEDED])
+    reports = migration.hinting.reports
+    converged = outcome.reason == "downtime-limit"
+    return Result(
+        trace=migration.trace.name,
+        strategy=migration.strategy.name,
+        profile=migration.parameters.profile,
+        log_mode=migration.parameters.log_mode,
+        scenario=scenario,
+        verdict="unknown" if judgement is None else "unsafe" if judgement.lost else "safe",
+        completed=judgement is not None,
+        converged=converged,
+        reason=outcome.reason,
+        rounds=migration.round,
+        syncs=migration.syncs,
+        pages_sent=sent,
+        zero_pages_sent=zero,
+        wire_bytes=wire_bytes(migration.trace.meta.page_size, sent, zero),
+        redundant=sum(row.redundant for row in counters),
+        free=sum(row.free for row in counters),
+        superseded=superseded,
+        freed_later=judgement and judgement.freed_later,
+        needed=judgement and judgement.needed,
+        wasted=judgement and sent - judgement.needed,
+        total_ns=outcome.end_ns,
+        downtime_ns=None if outcome.stop_ns is None else outcome.end_ns - outcome.stop_ns,
+        vcpu_stopped_ns=migration.clock.account(
+            outcome.end_ns if outcome.stop_ns is None else outcome.stop_ns
+        ),
+        reports_requested=len(reports),
+        reports_handled=sum(report.outcome == "handled" for report in reports),
+        reports_dropped=sum(report.outcome == "dropped" for report in reports),
+        skipped_pages=sum(report.skipped for report in reports),
+        hold_conflicts=sum(report.conflicts for report in reports),
+        lost=judgement and judgement.lost,
+        unwritten=judgement and judgement.unwritten,
+        stale_free=judgement and judgement.stale_free,
+        old_bytes=judgement and judgement.old_bytes,
+        near_misses=judgement and judgement.near_misses,
+        assumptions=(),
+    )
+
+
+def _round_rows(
+    tag: tuple[str, str, Scenario], page_size: int, outcome: Outcome
+) -> Iterator[RoundRow]:
+    for row in outcome.rounds:
+        yield RoundRow(
+            *tag,
+            row.round,
+            row.stopped,
+            row.start_ns,
+            row.end_ns,
+            row.pages_sent,
+            row.zero_pages_sent,
+            wire_bytes(page_size, row.pages_sent, row.zero_pages_sent),
+            row.redundant,
+            row.free,
+            row.pending_pages,
+        )
+
+
+def _report_rows(tag: tuple[str, str, Scenario], migration: Migration) -> Iterator[ReportRow]:
+    for report in migration.hinting.reports:
+        yield ReportRow(
+            *tag,
+            report.number,
+            report.requested_ns,
+            report.snapshot_ns,
+            report.arrived_ns,
+            report.done_ns,
+            report.outcome,
+            report.pages,
+            report.skipped,
+            report.conflicts,
+            report.missed,
+        )
