@@ -84,14 +84,15 @@ class Migration:
         self.watch = watch
         self._on_rows = on_rows
         self._looping = parameters.at_end == "loop" and trace.meta.duration_ns > 0
-        self._passes = LOOP_PASSES if self._looping else 1
-        self._hold = parameters.hold(strategy)
+        self.passes = LOOP_PASSES if self._looping else 1
+        self.hold = parameters.hold(strategy)
         self._link = link_constants(trace.meta.page_size, parameters.bandwidth)
-        self._dirty = Feed(trace, "dirty", self._passes)
-        self._free = Feed(trace, "freelist", self._passes)
-        self._zero = Feed(trace, "zero", self._passes)
-        self._late_epochs = trace.meta.resolution == "epoch"
-        self._epochs = self._epoch_ends() if saturated else _NO_PAGES
+        self._dirty = Feed(trace, "dirty", self.passes)
+        self._free = Feed(trace, "freelist", self.passes)
+        self._zero = Feed(trace, "zero", self.passes)
+        self.late_epochs = trace.meta.resolution == "epoch"
+        #: When hidden writes end (guest ns), empty in scenarios without them.
+        self.epoch_ends = self._epoch_ends() if saturated else _NO_PAGES
         self._passed = np.zeros(len(watch), np.int64)
         self._sent = np.zeros(len(watch), np.bool_)
         self._next_tick: int | None = None
@@ -108,15 +109,13 @@ class Migration:
         self.link_free(0)
         if self.strategy.request is not None:
             self._request(0)
-            self._next_tick = self.strategy.request.next_tick(
-                0, self.parameters.hint_interval_ns
-            )
+            self._next_tick = self.strategy.request.next_tick(0, self.parameters.hint_interval_ns)
         self.settle(0)
 
     @property
     def last_guest_ns(self) -> int:
         """The guest time up to which the trace knows anything."""
-        return self.trace.meta.duration_ns * self._passes
+        return self.trace.meta.duration_ns * self.passes
 
     @property
     def link_ns(self) -> int:
@@ -212,9 +211,7 @@ class Migration:
         """Note the passes of the watched pages in the round that has ended."""
         self._note_chunks()
         if len(self.watch):
-            self._note(
-                "pass", now, passed=self._passed.copy(), sent=self._sent.copy()
-            )
+            self._note("pass", now, passed=self._passed.copy(), sent=self._sent.copy())
 
     def switch_over(self, now: int) -> int:
         """Stop the guest for good and copy what is pending; return the time of the last byte."""
@@ -270,13 +267,13 @@ class Migration:
 
     def _held(self, report: Report) -> Iterator[Rows]:
         """Yield the free-list rows whose takes a hold would have sent elsewhere."""
-        if self._hold == "ack":
+        if self.hold == "ack":
             stop = self._free.base + int(self.memory.ctl[k.FREE_ROW])
             yield from self._free.between(report.row, stop)
-        elif self._hold == "done" and self._looping:
+        elif self.hold == "done" and self._looping:
             yield seam(self.trace)
             yield from self.trace.rows("freelist")
-        elif self._hold == "done":
+        elif self.hold == "done":
             yield from self.trace.rows("freelist", report.row)
 
     def _run(self, until: int) -> int:
@@ -287,7 +284,7 @@ class Migration:
                 memory.cleared, self.watch, self._passed, self._sent, memory.ctl, self._link,
                 until, dirty.t, dirty.page, dirty.count, dirty.more,
                 free.t, free.page, free.count, free.free, free.more,
-                zero.t, zero.page, zero.count, zero.more, self._epochs, self._late_epochs,
+                zero.t, zero.page, zero.count, zero.more, self.epoch_ends, self.late_epochs,
             )  # fmt: skip
             if status == k.NEED_DIRTY:
                 dirty.advance()
@@ -319,17 +316,17 @@ class Migration:
             self.memory.touch()
 
     def _epoch_ends(self) -> Int64s:
-        ends = looped_epochs(self.trace, self._passes)
-        if self._late_epochs and not len(ends):
+        ends = looped_epochs(self.trace, self.passes)
+        if self.late_epochs and not len(ends):
             ends = np.unique(np.concatenate([rows.t for rows in self.trace.rows("dirty")]))
         # What the last epoch hides ends with the trace.
         return np.union1d(ends, np.array([self.last_guest_ns + 1], np.int64))
 
     def _heat_epoch(self, number: int) -> None:
         """With `epoch` resolution: make hot what the rows at the epoch's end will name."""
-        if not self._late_epochs or number >= len(self._epochs):
+        if not self.late_epochs or number >= len(self.epoch_ends):
             return
-        end, begin = int(self._epochs[number]), int(self._epochs[number - 1]) if number else 0
+        end, begin = int(self.epoch_ends[number]), int(self.epoch_ends[number - 1]) if number else 0
         row = self._dirty.base + int(self.memory.ctl[k.DIRTY_ROW])
         for rows in self._dirty.between(row, None):
             first, past = (int(np.searchsorted(rows.t, t, side="right")) for t in (begin, end))

@@ -5,6 +5,8 @@ One bit a page. Eight of a page's bits lie in the same row of `state`, a (words,
 no bounds: rows reach them only from a trace that `Trace.validate` has passed.
 """
 
+# mypy: disable-error-code="call-arg"
+
 from __future__ import annotations
 
 from typing import Any

@@ -46,7 +46,7 @@ class Memory:
         words = (meta.pages + 63) // 64
         nothing = np.empty(0, np.uint64)
         self.state: npt.NDArray[np.uint64] = np.zeros((words, 8), np.uint64)
-        self._last_word = k.run_mask.py_func(0, (meta.pages - 1) % 64 + 1)
+        self._last_word = np.uint64((1 << ((meta.pages - 1) % 64 + 1)) - 1)
         self._blocks = meta.blocks
         self.ctl = np.zeros(k.CTL_SIZE, np.int64)
         self.hot: Words = np.zeros(words, np.uint64) if saturated else nothing
@@ -127,13 +127,14 @@ class Memory:
         """
         lost = np.zeros(len(self.state), np.uint64)
         counts = k.final_counts(self.state, self.skipped, self.missed, self._last_word, lost)
-        *named, bugs = (int(count) for count in counts)
+        needed, freed_later, unsafe, unwritten, stale_free, old_bytes, near, bugs = map(int, counts)
         if bugs:
             raise AssertionError(
                 f"{bugs} pages are not synced at switchover, neither skipped nor lost: "
                 "a bug of the replayer, please report it with the trace and the command"
             )
-        return Judgement(*named, lost_pages=bit_numbers(lost))
+        pages = bit_numbers(lost)
+        return Judgement(needed, freed_later, unsafe, unwritten, stale_free, old_bytes, near, pages)
 
     def _fill(self, column: int) -> None:
         self.state[:, column] = np.uint64(0xFFFFFFFFFFFFFFFF)

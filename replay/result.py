@@ -140,7 +140,7 @@ def schema(kind: type[Row]) -> pa.Schema:
     columns = []
     for field in fields(kind):
         name = str(field.type)
-        base = name.split("[")[0].split(" ")[0]
+        base = name.partition("[")[0].partition(" ")[0]
         columns.append(
             pa.field(field.name, _TYPES.get(base, pa.string()), nullable=name.endswith("None"))
         )

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tracer.format import Meta, TableName
-    from tracer.rows import Rows
+    from tracer.rows import Int64s, Rows
 
-_OK, _BACK, _PAST, _EMPTY, _OUTSIDE, _AGAIN, _SINCE = range(7)
+_OK, _BACK, _PAST, _EMPTY, _OUTSIDE, _AGAIN, _SINCE, _BETWEEN = range(8)
 
 
 class TableCheck:
-    """Checks the rows of one table of a trace with header `meta`."""
+    """Checks the rows of one table of a trace with header `meta` and these epoch times."""
 
-    def __init__(self, name: TableName, meta: Meta):
+    def __init__(self, name: TableName, meta: Meta, epochs: Int64s):
         self._name = name
         self._meta = meta
+        # A row of an `epoch` trace stands for the epoch that ends at its time.
+        self._ends = epochs if name == "dirty" and meta.resolution == "epoch" else epochs[:0]
         self._row = 0
         self._last = np.iinfo(np.int64).min
         self._free: npt.NDArray[np.uint64] | None = None
@@ -44,6 +46,9 @@ class TableCheck:
             if not code and len(rows.since):
                 late = np.flatnonzero(rows.since > rows.t)
                 at, code = (int(late[0]), _SINCE) if len(late) else (0, _OK)
+        if not code and len(self._ends):
+            stray = np.flatnonzero((rows.t > 0) & ~np.isin(rows.t, self._ends))
+            at, code = (int(stray[0]), _BETWEEN) if len(stray) else (0, _OK)
         if code:
             return self._row + at, self._describe(rows, at, code)
         self._row += len(rows.t)
@@ -57,6 +62,8 @@ class TableCheck:
             return f"t_ns goes back from {before} to {t}; rows ascend in time"
         if code == _PAST:
             return f"t_ns is {t}, past the trace's duration_ns {self._meta.duration_ns}"
+        if code == _BETWEEN:
+            return f"t_ns is {t}, which is no time of epochs.arrow; an epoch row stands at its end"
         if code == _SINCE:
             return f"since_ns is {int(rows.since[at])}, later than its t_ns {t}"
         page, count = int(np.uint64(rows.page[at])), int(np.uint64(rows.count[at]))

@@ -12,9 +12,10 @@ import pyarrow as pa
 from tracer.errors import TraceError
 
 Int64s = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 NO_TIMES: Int64s = np.empty(0, np.int64)
-NO_FLAGS: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+NO_FLAGS: Flags = np.empty(0, np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Rows:
     t: Int64s
     page: Int64s = field(default_factory=lambda: NO_TIMES)
     count: npt.NDArray[Any] = field(default_factory=lambda: NO_TIMES)
-    free: npt.NDArray[np.bool_] = field(default_factory=lambda: NO_FLAGS)
+    free: Flags = field(default_factory=lambda: NO_FLAGS)
     since: Int64s = field(default_factory=lambda: NO_TIMES)
 
 

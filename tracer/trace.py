@@ -178,7 +178,7 @@ class Trace:
                 )
         total, done = sum(self.num_rows(name) for name in SCHEMAS), 0
         for name in SCHEMAS:
-            check = checks.TableCheck(name, self.meta)
+            check = checks.TableCheck(name, self.meta, self.epochs)
             for rows in self.rows(name):
                 problem = check.feed(rows)
                 if problem is not None:

@@ -5,8 +5,8 @@ report. They decide and do nothing else: whoever drives them, a replay or a sear
 interleavings, asks the same questions.
 """
 
-from replay.policies.base import Accept, Fate, ReportView, Request
 from replay.policies.always import Always
+from replay.policies.base import Accept, Fate, ReportView, Request
 from replay.policies.every_sync import EverySync
 from replay.policies.first_pass import FirstPass
 from replay.policies.flush import Flush

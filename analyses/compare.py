@@ -1,0 +1,179 @@
+"""Traces under strategies: what to replay, and the replays side by side.
+
+Everything that can be refused is refused before the first row is read: unknown names, a strategy
+without the data it needs, a trace that answers no question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from replay.parameters import Parameters
+from replay.profiles import profile
+from replay.replay import replay
+from replay.result import Replay, Result
+from replay.strategies import Strategy, registered, strategy
+from tracer.errors import UsageError
+from tracer.format import SCHEMAS
+from tracer.trace import Trace
+
+#: Told how far it is: what is being done, work done, work in all (both in rows).
+Watch = Callable[[str, int, int], None]
+
+BASELINE = "precopy"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be replayed: each trace under its strategies.
+
+    remarks: what was left out and why, as sentences.
+    """
+
+    parameters: Parameters
+    traces: tuple[tuple[Trace, tuple[Strategy, ...]], ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One trace's replays, strategy by strategy, each in all its scenarios."""
+
+    trace: Trace
+    parameters: Parameters
+    strategies: tuple[Strategy, ...]
+    replays: tuple[Replay, ...]
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """The result rows of the model's section 4, in the order of the replays."""
+        return tuple(replay.result for replay in self.replays)
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """The scenarios that were replayed, the leading one first."""
+        return tuple(dict.fromkeys(result.scenario for result in self.results))
+
+    def of(self, name: str) -> tuple[Replay, ...]:
+        """Return the replays of one strategy, the leading scenario first."""
+        return tuple(replay for replay in self.replays if replay.result.strategy == name)
+
+    def baseline(self, scenario: str) -> Result | None:
+        """Return what precopy did in the scenario, or None where it was not replayed."""
+        for result in self.results:
+            if (result.strategy, result.scenario) == (BASELINE, scenario):
+                return result
+        return None
+
+
+def plan(
+    paths: Sequence[Path], names: Sequence[str], parameters: Parameters, *, anyway: bool = False
+) -> Plan:
+    """Open the traces and choose the strategies: those named, or all that a trace has data for.
+
+    anyway: replay traces that were recorded with hinting on. Raises UsageError for what cannot
+    or should not be replayed, TraceError where a path is no trace.
+    """
+    profile(parameters.profile)
+    wanted = [strategy(name).with_request(parameters.request) for name in dict.fromkeys(names)]
+    able, remarks = (wanted, []) if wanted else _all_able(parameters)
+    traces = [Trace.open(path) for path in paths]
+    _distinct(traces, paths)
+    chosen = []
+    for trace in traces:
+        if trace.meta.hinting and not anyway:
+            raise UsageError(
+                f"{trace.path}: recorded with free page hinting on: it contains what hinting did "
+                "to the guest, and other strategies replayed on it answer no question; record "
+                "with hinting off, or pass --anyway"
+            )
+        fitting = tuple(s for s in able if "freelist" in trace or not s.hints)
+        if len(fitting) < len(wanted):
+            lacking = next(s for s in wanted if s not in fitting)
+            raise UsageError(
+                f"{trace.path}: strategy {lacking.name} needs a free list and the trace has no "
+                "freelist.arrow; record one along, or replay precopy"
+            )
+        if len(fitting) < len(able):
+            alone = ", ".join(s.name for s in fitting)
+            remarks.append(f"{trace.name}: no free list, so {alone} is all that can be replayed")
+        chosen.append((trace, fitting))
+    return Plan(parameters, tuple(chosen), tuple(remarks))
+
+
+def compare(work: Plan, watch: Watch | None = None) -> list[Comparison]:
+    """Check every trace once, then replay the plan.
+
+    Raises TraceError with file and row for a trace that is none.
+    """
+    watch = watch or _nobody
+    for trace, _ in work.traces:
+        check(trace, watch)
+    total = sum(_rows(trace) * len(strategies) for trace, strategies in work.traces)
+    before, comparisons = 0, []
+    for trace, strategies in work.traces:
+        replays: list[Replay] = []
+        for one in strategies:
+            tell = _Steps(watch, f"{trace.name}: {one.name}", before, _rows(trace), total)
+            tell(0)
+            replays += replay(trace, one, work.parameters, on_rows=tell)
+            before += _rows(trace)
+        comparisons.append(Comparison(trace, work.parameters, strategies, tuple(replays)))
+    return comparisons
+
+
+def check(trace: Trace, watch: Watch) -> None:
+    """Validate the trace, telling how far it is."""
+    watch(f"{trace.name}: checking", 0, sum(trace.num_rows(table) for table in SCHEMAS))
+    trace.validate(progress=lambda done, total: watch(f"{trace.name}: checking", done, total))
+
+
+def _all_able(parameters: Parameters) -> tuple[list[Strategy], list[str]]:
+    """All strategies but those that the request axis makes endless; and remarks on these."""
+    able, remarks = [], []
+    for one in registered().values():
+        try:
+            able.append(one.with_request(parameters.request))
+        except UsageError as error:
+            if parameters.request is None or one.with_request(None) is not one:
+                raise
+            remarks.append(f"left out: {error}")
+    if not any(one.hints for one in able):
+        # Then the axis itself was at fault, not its composition with one strategy.
+        raise UsageError(remarks[0].removeprefix("left out: "))
+    return able, remarks
+
+
+def _distinct(traces: Sequence[Trace], paths: Sequence[Path]) -> None:
+    """Rows carry a trace's name, so two of one name could not be told apart."""
+    seen: dict[str, Path] = {}
+    for trace, path in zip(traces, paths, strict=True):
+        if trace.name in seen:
+            raise UsageError(
+                f"{path}: is named like {seen[trace.name]}, and results are told apart by the "
+                "trace's name; rename one"
+            )
+        seen[trace.name] = path
+
+
+def _rows(trace: Trace) -> int:
+    return max(1, trace.num_rows("dirty"))
+
+
+def _nobody(_what: str, _done: int, _total: int) -> None:
+    pass
+
+
+class _Steps:
+    """Turns the rows of one scenario after another into a count that never falls."""
+
+    def __init__(self, watch: Watch, label: str, before: int, rows: int, total: int):
+        self._watch, self._label = watch, label
+        self._before, self._rows, self._total = before, rows, total
+        self._most = 0
+
+    def __call__(self, rows: int) -> None:
+        self._most = min(max(self._most, rows), self._rows)
+        self._watch(self._label, self._before + self._most, self._total)

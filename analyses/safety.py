@@ -1,0 +1,159 @@
+"""Which strategies are safe, and under which conditions that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analyses.compare import Comparison
+    from replay.result import Replay, Result, UnsafeRow, Verdict
+
+#: Gravest first.
+VERDICTS: tuple[Verdict, ...] = ("unsafe", "possible", "unknown", "safe")
+
+#: What each verdict means where the trace does not know everything.
+MEANING: dict[Verdict, str] = {
+    "unsafe": "recorded writes alone lose a page",
+    "possible": "writes, moments or orders that the recording may hide can lose a page",
+    "unknown": "no switchover, so nothing is known",
+    "safe": "nothing that the recording allows loses a page",
+}
+#: What it means where the trace knows every write, moment and order.
+EXACT_MEANING: dict[Verdict, str] = {
+    **MEANING,
+    "unsafe": "the guest would run on with wrong memory",
+    "safe": "no page is lost",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one strategy, over all its scenarios.
+
+    lost and near_misses are pages in the leading scenario, None without a switchover. witness is
+    the first lost page's. reason says why there was no switchover.
+    """
+
+    strategy: str
+    verdict: Verdict
+    lost: int | None
+    near_misses: int | None
+    reason: str
+    witness: UnsafeRow | None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that the results rest on or that they say only conditionally.
+
+    strategies: the ones concerned, empty for all. scenario: the one concerned, None for all.
+    """
+
+    text: str
+    strategies: tuple[str, ...] = ()
+    scenario: str | None = None
+
+
+def findings(comparison: Comparison) -> tuple[Finding, ...]:
+    """Return the verdict on every strategy of a comparison, in their order."""
+    return tuple(_finding(comparison.of(one.name)) for one in comparison.strategies)
+
+
+def conditions(comparison: Comparison) -> tuple[Condition, ...]:
+    """Return what the results of a comparison rest on, each thing once."""
+    return (
+        *_assumptions(comparison.results),
+        *_holds(comparison),
+        *_what_free_pages_hold(comparison),
+        *_endings(comparison.results),
+    )
+
+
+def _finding(replays: tuple[Replay, ...]) -> Finding:
+    leading = replays[0].result
+    verdict = leading.verdict
+    for other in replays[1:]:
+        # Another course of events that the trace allows: a loss there is a possible loss.
+        if verdict in ("safe", "unknown") and other.result.verdict in ("unsafe", "possible"):
+            verdict = "possible"
+    witnesses = [row for replay in replays for row in replay.unsafe]
+    return Finding(
+        leading.strategy,
+        verdict,
+        leading.lost,
+        leading.near_misses,
+        leading.reason,
+        witnesses[0] if witnesses else None,
+    )
+
+
+def _assumptions(results: tuple[Result, ...]) -> Iterator[Condition]:
+    """Gather equal assumptions; name those concerned only where it is not all."""
+    texts = dict.fromkeys(text for result in results for text in result.assumptions)
+    scenarios = {result.scenario for result in results}
+    for text in texts:
+        having = [result for result in results if text in result.assumptions]
+        found = {result.scenario for result in having}
+        alone = next(iter(found)) if len(found) == 1 and len(scenarios) > 1 else None
+        yield Condition(text, _unless_all(results, having), alone)
+
+
+def _holds(comparison: Comparison) -> Iterator[Condition]:
+    parameters = comparison.parameters
+    for hold in ("ack", "done"):
+        held = [s for s in comparison.strategies if s.hints and parameters.hold(s) == hold]
+        leaky = parameters.log_mode == "manual" and not parameters.hint_clears_log
+        if held and not (hold == "ack" and leaky):
+            yield Condition(
+                f"guest hold {hold} makes a replay safe by construction, whatever the strategy; "
+                "it shows nothing about the strategy itself",
+                tuple(s.name for s in held),
+            )
+
+
+def _what_free_pages_hold(comparison: Comparison) -> Iterator[Condition]:
+    """Skipped pages whose content nobody wrote: conditional findings (the model, section 4)."""
+    leading = [r for r in comparison.results if r.scenario == comparison.scenarios[0]]
+    old = _by_count((r.strategy, r.old_bytes or 0) for r in leading)
+    for pages, names in old.items():
+        yield Condition(
+            f"{pages:,} skipped pages hold old bytes at the destination: wrong for a guest that "
+            "counts on what free pages contain (init_on_free, page poisoning), harmless otherwise",
+            names,
+        )
+    unwritten = _by_count((r.strategy, r.unwritten or 0) for r in leading)
+    for pages, names in unwritten.items():
+        yield Condition(
+            f"{pages:,} skipped pages are in use but were not written since they were taken: they "
+            "hold what a free page happened to hold",
+            names,
+        )
+
+
+def _endings(results: tuple[Result, ...]) -> Iterator[Condition]:
+    for reason, text in (
+        ("trace-exhausted", "no switchover: the trace ends first (trace-exhausted)"),
+        ("livelock", "no switchover: rounds copy nothing and take no time (livelock)"),
+        ("max-rounds", "not converged: switched over at the round limit (max-rounds)"),
+    ):
+        having = [result for result in results if result.reason == reason]
+        for scenario in dict.fromkeys(result.scenario for result in having):
+            here = [result for result in having if result.scenario == scenario]
+            among = tuple(result for result in results if result.scenario == scenario)
+            alone = scenario if len(among) < len(results) else None
+            yield Condition(text, _unless_all(among, here), alone)
+
+
+def _by_count(counts: Iterable[tuple[str, int]]) -> dict[int, tuple[str, ...]]:
+    grouped: dict[int, tuple[str, ...]] = {}
+    for name, pages in counts:
+        if pages:
+            grouped[pages] = (*grouped.get(pages, ()), name)
+    return grouped
+
+
+def _unless_all(results: tuple[Result, ...], having: list[Result]) -> tuple[str, ...]:
+    concerned = tuple(dict.fromkeys(result.strategy for result in having))
+    return () if concerned == tuple(dict.fromkeys(r.strategy for r in results)) else concerned

@@ -1,0 +1,52 @@
+"""What a result rests on, in words: whatever the recording could not say (the model, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from replay.doubt import Doubt
+from replay.engine import LOOP_PASSES, Migration
+from replay.result import Scenario
+
+
+def assumptions(migration: Migration, scenario: Scenario, doubt: Doubt | None) -> Iterator[str]:
+    """Yield the assumptions behind one result."""
+    meta, parameters = migration.trace.meta, migration.parameters
+    if scenario == "recorded":
+        if meta.resolution != "write":
+            yield f"only the recorded instants ({meta.resolution} resolution) are writes"
+        if meta.freelist_resolution == "sampled":
+            yield "free-list transitions happen at the end of their sampling window"
+        if meta.quantum_ns > 1:
+            yield f"rows within one quantum of {meta.quantum_ns} ns happen in file order"
+    if scenario == "saturated":
+        yield "a written page is written without pause until its epoch ends"
+    if "zero" not in migration.trace:
+        yield "no page is zero: the trace has no zero.arrow"
+    if meta.hinting:
+        yield "the trace was recorded with hinting on and contains what hinting did to the guest"
+    if parameters.at_end == "loop":
+        yield f"the trace is repeated, at most {LOOP_PASSES} times, contents kept at the seam"
+    if migration.strategy.hints:
+        yield from _about_hints(migration, doubt)
+
+
+def _about_hints(migration: Migration, doubt: Doubt | None) -> Iterator[str]:
+    hold = migration.hold
+    if hold == "none":
+        yield "the guest may reuse a reported page at once (guest hold none)"
+    elif hold == "ack":
+        yield "the guest reuses no reported page before the host has handled it (guest hold ack)"
+    else:
+        yield "the guest never reuses a reported page (guest hold done)"
+    if hold != "none":
+        yield "pages the recorded guest took while held are left out: allocated elsewhere instead"
+    if hold == "none" and migration.parameters.log_mode == "manual":
+        yield (
+            "log mode manual is judged for a guest that reuses reported pages before the host has "
+            "handled them; Linux's driver does so only under memory pressure"
+        )
+    if doubt is not None and doubt.proved:
+        yield f"page {doubt.page} is lost in an order that the recording allows"
+    elif doubt is not None:
+        yield f"the search gave up on page {doubt.page}: too many orders are possible"

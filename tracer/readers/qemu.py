@@ -1,0 +1,86 @@
+"""A trace out of a recorded QEMU migration: its trace log, free-list samples and answers.
+
+Time zero is the first sync, so that a replay starts where the migration did. What is read, what
+follows from it and what stays unknown is counted in the `ImportReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tracer.errors import TraceError, UsageError
+from tracer.readers.freelist_log import read_freelist
+from tracer.readers.migration_log import read_migration
+from tracer.readers.qemu_log import Progress, read_qemu_log
+from tracer.readers.qemu_trace import QemuImport
+from tracer.readers.report import ImportReport
+from tracer.writer import Compression, TraceWriter
+
+_FILES = {
+    "log": ("qemu.log", "qemu.log.gz"),
+    "freelist": ("freelist.log", "freelist.log.gz"),
+    "migration": ("migrate.json", "qmp.txt"),
+}
+
+
+def import_qemu(
+    directory: str | Path | None = None,
+    *,
+    log: str | Path | None = None,
+    freelist: str | Path | None = None,
+    migration: str | Path | None = None,
+    out: str | Path,
+    force: bool = False,
+    compression: Compression = "zstd",
+    progress: Progress | None = None,
+    until_ns: int | None = None,
+    below_4g: int | None = None,
+) -> ImportReport:
+    """Import a recorded migration into the trace `out` and report what was found.
+
+    `directory` holds qemu.log[.gz], freelist.log[.gz] and migrate.json (or qmp.txt); each file can
+    be given alone, and only the log is required. `progress(done, total)` is called with bytes of
+    the log. `until_ns` ends the trace at that guest time. `below_4g` is the guest's RAM below
+    4 GiB in bytes, where it is not what QEMU's pc or q35 machine does by itself.
+
+    Raises UsageError for options that do not fit, TraceError with file and line for recordings
+    that are missing, foreign or garbled; nothing is left at `out` then.
+    """
+    paths = _find(directory, {"log": log, "freelist": freelist, "migration": migration})
+    if until_ns is not None and until_ns <= 0:
+        raise UsageError(f"until_ns is {until_ns}; a trace needs some time")
+    if below_4g is not None and below_4g <= 0:
+        raise UsageError(f"below_4g is {below_4g}; a guest has some RAM below 4 GiB")
+    log_path, free_path = paths["log"], paths["freelist"]
+    assert log_path is not None
+    sampled = free_path is not None
+    with TraceWriter(Path(out), sampled=sampled, compression=compression, force=force) as writer:
+        answers = read_migration(paths["migration"])
+        samples = None if free_path is None else read_freelist(free_path)
+        qemu_log = read_qemu_log(log_path, progress)
+        try:
+            job = QemuImport(qemu_log, answers, samples, until_ns=until_ns, below_4g=below_4g)
+            return job.write(writer)
+        finally:
+            qemu_log.close()
+
+
+def _find(
+    directory: str | Path | None, given: Mapping[str, str | Path | None]
+) -> dict[str, Path | None]:
+    """Return the three inputs' paths; those not given are looked for in `directory`."""
+    found = {key: None if path is None else Path(path) for key, path in given.items()}
+    if directory is not None:
+        folder = Path(directory)
+        if not folder.is_dir():
+            what = "is a file; pass it as the log" if folder.exists() else "does not exist"
+            raise TraceError(f"{folder}: {what}; wanted a folder with qemu.log or qemu.log.gz")
+        for key, names in _FILES.items():
+            there = [folder / name for name in names if (folder / name).is_file()]
+            found[key] = found[key] or next(iter(there), None)
+        if found["log"] is None:
+            raise TraceError(f"{folder}: holds neither qemu.log nor qemu.log.gz; nothing to import")
+    elif found["log"] is None:
+        raise UsageError("nothing to import: pass a folder with a qemu.log, or the log itself")
+    return found

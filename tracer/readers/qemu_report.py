@@ -1,0 +1,223 @@
+"""What an import of a recorded migration found, in words, in counts and as `migration.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracer.format import Meta
+from tracer.readers.blocks import Layout
+from tracer.readers.contents import Contents
+from tracer.readers.freelist_log import FreelistLog
+from tracer.readers.freelist_merge import FreelistMerge
+from tracer.readers.guest_clock import GuestClock
+from tracer.readers.migration_log import MigrationLog
+from tracer.readers.qemu_events import StepReader
+from tracer.readers.qemu_lines import RING_PAGE, SAVE, SYNC_END, SYNC_START
+from tracer.readers.qemu_log import QemuLog
+from tracer.readers.report import ImportReport
+
+#: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
+_CLOCK_JUMP_US = 1_000_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that an import read and made, for the words about it."""
+
+    log: QemuLog
+    answers: MigrationLog
+    freelist: FreelistLog | None
+    clock: GuestClock
+    layout: Layout
+    reader: StepReader
+    free: FreelistMerge
+    told: Contents
+    rows: Mapping[str, int]
+    zero_at_start: int
+    assumed_zero: int
+    assumed_data: int
+
+
+#: What a count of the outcome means, where it is not zero.
+_TURNED = (
+    "pages had changed between zeros and content when they were sent, without a row of their own: "
+    "rewrites that the log hides"
+)
+_STRAY = (
+    "pages were sent or had turned to zeros though no row says that they were written (devices "
+    "write past the log, and a dirty ring's pages may be of a slot that does not begin at page 0)"
+)
+_CLOSE = (
+    "zero pages were passed so near to a write that their order is a guess (they are spread evenly "
+    "between neighbouring rows)"
+)
+_BEYOND = "writes lie beyond the first block: the log does not tell whose pages they are; left out"
+_STOPPED = "writes come after the guest was stopped, so of another run of it; left out"
+_RING = (
+    "the dirty ring's pages are taken as pages of the first block from 0 (the log does not name "
+    "the memory slot), written at some time since the reap before"
+)
+_ASSUMED_START = (
+    "no free-list sample is complete before the first sync: the first one stands in for the start"
+)
+
+
+def notes_on(outcome: Outcome) -> tuple[str, ...]:
+    """Return what stays unknown or had to be assumed, as sentences."""
+    told, log, reader = outcome.told, outcome.log, outcome.reader
+    counted = (
+        (told.turned, _TURNED),
+        (told.stray + told.silent, _STRAY),
+        (told.close, _CLOSE),
+        (reader.beyond, _BEYOND),
+        (reader.stopped, _STOPPED),
+    )
+    notes = [*outcome.layout.notes, *_throttle_notes(outcome), *_zero_notes(outcome)]
+    notes += [f"{count} {text}" for count, text in counted if count]
+    if log.counts[RING_PAGE]:
+        notes.append(_RING)
+    if log.latest_us > _CLOCK_JUMP_US:
+        notes.append(
+            f"the host's clock went back by {log.latest_us} us; the rows behind are placed at the "
+            "last time before"
+        )
+    if outcome.free.assumed_start:
+        notes.append(_ASSUMED_START)
+    return tuple(notes)
+
+
+def _throttle_notes(outcome: Outcome) -> list[str]:
+    if not outcome.clock.throttles:
+        return []
+    notes = []
+    if not outcome.answers.parameters:
+        notes.append(
+            "the guest was throttled and no parameters were recorded: QEMU's default percentages "
+            "were assumed"
+        )
+    if outcome.answers.parameters.get("cpu-throttle-tailslow"):
+        notes.append(
+            "cpu-throttle-tailslow was on: its smaller steps are in no log, so guest time may run "
+            "faster than assumed"
+        )
+    return notes
+
+
+def _zero_notes(outcome: Outcome) -> list[str]:
+    if not outcome.log.counts[SAVE]:
+        return ["the log has no ram_save_page rows: no page is known to be zero"]
+    notes = []
+    zero, data = outcome.assumed_zero, outcome.assumed_data
+    if zero or data:
+        rule = f"without a free list all {data} are taken as having content"
+        if outcome.free.at_start is not None:
+            rule = (
+                f"{zero} on the free list are taken as zero, like the nearest free page of known "
+                f"content, {data} as having content"
+            )
+        notes.append(
+            f"what {zero + data} pages held at the start is unknown, as they were written before "
+            f"they were passed over or never passed: {rule}"
+        )
+    if outcome.answers.hinting:
+        notes.append(
+            "hinting was on: a page skipped because of a hint and a zero page look the same in the "
+            "log; both are taken as zero"
+        )
+    return notes
+
+
+def course_of(outcome: Outcome) -> dict[str, Any]:
+    """Return the trace's `migration.json`: the final answer, the settings, and `recorded`.
+
+    `recorded` holds what a comparison with a replay needs, in host ns since the first sync: the
+    syncs with the dirty pages QEMU counted and the pages with content sent until the next one, the
+    throttle's steps, the stop, and at most 200 polls.
+    """
+    answers, clock = outcome.answers, outcome.clock
+    final = {key: value for key, value in answers.final.items() if key != "t"}
+    if "ram" not in final and answers.ram:
+        final["ram"] = dict(answers.ram)
+    recorded: dict[str, Any] = {
+        "zero_host_us": clock.zero_us,
+        "syncs": _syncs(outcome.log, clock.zero_us),
+        "throttles": [
+            {"t_host_ns": (t - clock.zero_us) * 1000, "percent": p} for t, p in clock.throttles
+        ],
+        "polls": answers.thinned(clock.zero_us),
+    }
+    if clock.stop_us is not None:
+        recorded["stop_host_ns"] = (clock.stop_us - clock.zero_us) * 1000
+    return {
+        **final,
+        "parameters": dict(answers.parameters),
+        "capabilities": dict(answers.capabilities),
+        "recorded": recorded,
+    }
+
+
+def _syncs(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
+    syncs: list[dict[str, int]] = []
+    places = []
+    for index, t, kind, value, _ in log.rare:
+        if kind == SYNC_START:
+            syncs.append({"t_host_ns": (t - zero_us) * 1000})
+            places.append(index)
+        elif kind == SYNC_END and syncs:
+            syncs[-1]["dirty_pages"] = value
+    copies = np.zeros(len(places) + 1, np.int64)
+    at = 0
+    for events in log.chunks():
+        saves = at + np.flatnonzero(events["kind"] == SAVE)
+        copies += np.bincount(np.searchsorted(places, saves), minlength=len(copies))
+        at += len(events)
+    for sync, count in zip(syncs, copies[1:].tolist(), strict=True):
+        sync["normal"] = count
+    return syncs
+
+
+def report_on(outcome: Outcome, out: Path, meta: Meta, notes: tuple[str, ...]) -> ImportReport:
+    """Return the counts of an import whose trace is at `out`."""
+    log, freelist, ram = outcome.log, outcome.freelist, outcome.answers.ram
+    cut = [f"{log.path}: {log.cut}"] if log.cut else []
+    if freelist is not None and freelist.cut:
+        cut.append(f"{freelist.path}: the last sample is cut short and was left out")
+    moved, refreed, overruled = outcome.free.counts
+    return ImportReport(
+        out=out,
+        pages=meta.pages,
+        duration_ns=meta.duration_ns,
+        resolution=meta.resolution,
+        rows=outcome.rows,
+        lines=log.lines,
+        bytes_read=log.bytes_read,
+        unknown_events=dict(log.unknown.most_common()),
+        other_text_lines=log.other_text,
+        late_lines=log.late_lines,
+        latest_us=log.latest_us,
+        cut=tuple(cut),
+        notes=notes,
+        straddling_writes=outcome.reader.straddling,
+        writes_left_out=outcome.reader.beyond + outcome.reader.stopped,
+        throttle_percents=tuple(percent for _, percent in outcome.clock.throttles),
+        samples=len(freelist.samples) if freelist is not None else 0,
+        samples_used=outcome.free.used,
+        alignment_offset_us=freelist.offset_us if freelist is not None else None,
+        alignment_spread_us=freelist.spread_us if freelist is not None else None,
+        takes_moved=moved,
+        refreed=refreed,
+        overruled=overruled,
+        zero_at_start=outcome.zero_at_start if log.counts[SAVE] else 0,
+        assumed_zero=outcome.assumed_zero,
+        assumed_data=outcome.assumed_data,
+        copies=int(log.counts[SAVE]),
+        copies_reported=ram.get("normal"),
+        zero_copies=outcome.told.zero_copies,
+        zero_copies_reported=ram.get("duplicate"),
+        hidden_rewrites=outcome.told.turned,
+    )

@@ -1,0 +1,49 @@
+"""What an import of a foreign recording says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import read and made. Counts are of pages, rows or lines; times in ns or us.
+
+    rows: by table. unknown_events: counts by name. cut: which inputs were cut short. notes: what
+    stays unknown or had to be assumed, as sentences. zero_copies and copies are what the passes
+    told, `..._reported` what QEMU counted (None where it did not say).
+    """
+
+    out: Path
+    pages: int
+    duration_ns: int
+    resolution: str
+    rows: Mapping[str, int]
+    lines: int
+    bytes_read: int
+    unknown_events: Mapping[str, int] = field(default_factory=dict)
+    other_text_lines: int = 0
+    late_lines: int = 0
+    latest_us: int = 0
+    cut: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    straddling_writes: int = 0
+    writes_left_out: int = 0
+    throttle_percents: tuple[int, ...] = ()
+    samples: int = 0
+    samples_used: int = 0
+    alignment_offset_us: int | None = None
+    alignment_spread_us: int | None = None
+    takes_moved: int = 0
+    refreed: int = 0
+    overruled: int = 0
+    zero_at_start: int = 0
+    assumed_zero: int = 0
+    assumed_data: int = 0
+    copies: int = 0
+    copies_reported: int | None = None
+    zero_copies: int = 0
+    zero_copies_reported: int | None = None
+    hidden_rewrites: int = 0
