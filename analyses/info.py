@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def describe(trace: Trace, windows: int = WINDOWS, watch: Watch | None = None) -
         zero_pages_at_start=zero_at_start(trace) if "zero" in trace else None,
         windows=tuple(
             Window(start, end, row[WRITTEN], row[DISTINCT], row[FREE_AT_END] if listed else None)
-            for start, end, row in zip(edges, edges[1:], counts[1:], strict=True)
+            for (start, end), row in zip(pairwise(edges), counts[1:], strict=True)
             if end > start
         ),
         migration=_final(trace.migration),

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analyses.compare import Comparison
     from replay.result import Replay, Result, UnsafeRow, Verdict
+    from replay.strategies import Hold
 
 #: Gravest first.
 VERDICTS: tuple[Verdict, ...] = ("unsafe", "possible", "unknown", "safe")
 
 #: What each verdict means where the trace does not know everything.
 MEANING: dict[Verdict, str] = {
-    "unsafe": "recorded writes alone lose a page",
-    "possible": "writes, moments or orders that the recording may hide can lose a page",
+    "unsafe": "recorded writes are lost",
+    "possible": "writes, moments or orders that the recording hides may lose a page",
     "unknown": "no switchover, so nothing is known",
     "safe": "nothing that the recording allows loses a page",
 }
 #: What it means where the trace knows every write, moment and order.
 EXACT_MEANING: dict[Verdict, str] = {
     **MEANING,
-    "unsafe": "the guest would run on with wrong memory",
+    "unsafe": "writes are lost",
     "safe": "no page is lost",
 }
 
@@ -32,15 +33,14 @@ EXACT_MEANING: dict[Verdict, str] = {
 class Finding:
     """The verdict on one strategy, over all its scenarios.
 
-    lost and near_misses are pages in the leading scenario, None without a switchover. witness is
-    the first lost page's. reason says why there was no switchover.
+    lost: pages in the leading scenario, None without a switchover. hold: the guest hold that it
+    was replayed with, "none" also for a strategy without reports. witness: of the first lost page.
     """
 
     strategy: str
     verdict: Verdict
     lost: int | None
-    near_misses: int | None
-    reason: str
+    hold: Hold
     witness: UnsafeRow | None
 
 
@@ -58,7 +58,25 @@ class Condition:
 
 def findings(comparison: Comparison) -> tuple[Finding, ...]:
     """Return the verdict on every strategy of a comparison, in their order."""
-    return tuple(_finding(comparison.of(one.name)) for one in comparison.strategies)
+    return tuple(
+        _finding(comparison.of(one.name), comparison.parameters.hold(one) if one.hints else "none")
+        for one in comparison.strategies
+    )
+
+
+def premise(found: Sequence[Finding], comparison: Comparison) -> str:
+    """Return the condition without which these findings' losses must not be told, or nothing."""
+    losing = [one for one in found if one.verdict in ("unsafe", "possible")]
+    if not losing:
+        return ""
+    if all(one.hold == "ack" for one in losing):
+        return "even if the guest reuses no reported page before the host has handled it"
+    if comparison.parameters.log_mode == "manual":
+        return (
+            "if the guest reuses reported pages before the host has handled them, which Linux's "
+            "driver does only under memory pressure"
+        )
+    return "if the guest may reuse reported pages at once (guest hold none)"
 
 
 def conditions(comparison: Comparison) -> tuple[Condition, ...]:
@@ -71,7 +89,7 @@ def conditions(comparison: Comparison) -> tuple[Condition, ...]:
     )
 
 
-def _finding(replays: tuple[Replay, ...]) -> Finding:
+def _finding(replays: tuple[Replay, ...], hold: Hold) -> Finding:
     leading = replays[0].result
     verdict = leading.verdict
     for other in replays[1:]:
@@ -80,12 +98,7 @@ def _finding(replays: tuple[Replay, ...]) -> Finding:
             verdict = "possible"
     witnesses = [row for replay in replays for row in replay.unsafe]
     return Finding(
-        leading.strategy,
-        verdict,
-        leading.lost,
-        leading.near_misses,
-        leading.reason,
-        witnesses[0] if witnesses else None,
+        leading.strategy, verdict, leading.lost, hold, witnesses[0] if witnesses else None
     )
 
 

@@ -29,7 +29,7 @@ class Cost:
     parts: pages by class, in the order of SHARES; they add up to `sent`. `undecided` are copies
     of a replay without a switchover: whether the destination needed them is not known. wasted:
     pages for nothing; with `at_least`, no fewer than that. precopy_sent and precopy_ns are None
-    unless both replays reached a switchover.
+    for precopy itself, and unless both replays reached a switchover.
     """
 
     sent: int
@@ -45,7 +45,7 @@ def cost(result: Result, baseline: Result | None) -> Cost:
     known = (result.superseded, result.freed_later or 0, result.free, result.redundant)
     rest = result.pages_sent - sum(known)
     done = result.completed
-    comparable = baseline is not None and baseline.completed and done
+    comparable = baseline is not None and baseline.completed and done and baseline != result
     return Cost(
         sent=result.pages_sent,
         parts=(rest if done else 0, *known, 0 if done else rest),

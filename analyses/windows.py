@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from replay.kernels import popcount
+from replay.kernels import popcount, run_mask
 from tracer.format import TableName
 from tracer.rows import Int64s, Rows
 from tracer.trace import Trace
@@ -22,9 +22,6 @@ DIRTY_ROW, FREE_ROW, AT, EVER_PAGES, FREE_PAGES = range(5)
 WRITTEN, DISTINCT, ON_FREE, FREE_AT_END = range(4)
 #: Why `account` came back.
 DONE, NEED_DIRTY, NEED_FREE = range(3)
-
-_ONE = np.uint64(1)
-_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 class Account:
@@ -85,14 +82,13 @@ class _Batches:
         self._rows = trace.rows(table)
         self._next: Rows | None = next(self._rows, None)
         self.before = 0
-        counts = np.empty(0, np.uint32 if table == "dirty" else np.int64)
+        counts: npt.NDArray[Any] = np.empty(0, np.uint32 if table == "dirty" else np.int64)
         # Mapped columns are read-only; equal types spare a second compilation.
         self.t, self.page, self.count = (
             _locked(a) for a in (np.empty(0, np.int64), np.empty(0, np.int64), counts)
         )
         self.free: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
         self.advance()
-        self.before = 0
 
     @property
     def more(self) -> bool:
@@ -114,31 +110,66 @@ def _locked(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _ones(word):  # type: ignore[no-untyped-def]
+    return np.int64(popcount(word))  # type: ignore[call-arg]
+
+
 @njit(cache=True, nogil=True)
 def mark(bits, page, count):  # type: ignore[no-untyped-def]
     """Set the bits of runs of pages; return how many were not set before."""
-    new = 0
+    new = np.int64(0)
     for i in range(len(page)):
         p, end = page[i], page[i] + np.int64(count[i])
         while p < end:
             low = p & 63
             width = min(64 - low, end - p)
-            mask = (_ALL >> np.uint64(64 - width)) << np.uint64(low)
-            new += np.int64(popcount(mask & ~bits[p >> 6]))
+            mask = run_mask(low, width)
+            new += _ones(mask & ~bits[p >> 6])
             bits[p >> 6] |= mask
             p += width
     return new
 
 
 @njit(cache=True, nogil=True)
-def account(  # type: ignore[no-untyped-def]  # noqa: PLR0912 - a merge of two streams
+def _write(state, counts, page, end):  # type: ignore[no-untyped-def]
+    """Count a write in its window's `counts`; return how many pages are new in the trace."""
+    new = np.int64(0)
+    counts[WRITTEN] += end - page
+    while page < end:
+        low = page & 63
+        width = min(64 - low, end - page)
+        mask = run_mask(low, width)
+        row = state[page >> 6]
+        counts[DISTINCT] += _ones(mask & ~row[WINDOW])
+        counts[ON_FREE] += _ones(mask & row[FREE])
+        new += _ones(mask & ~row[EVER])
+        row[WINDOW] |= mask
+        row[EVER] |= mask
+        page += width
+    return new
+
+
+@njit(cache=True, nogil=True)
+def _list(state, page, end, free):  # type: ignore[no-untyped-def]
+    while page < end:
+        low = page & 63
+        width = min(64 - low, end - page)
+        if free:
+            state[page >> 6, FREE] |= run_mask(low, width)
+        else:
+            state[page >> 6, FREE] &= ~run_mask(low, width)
+        page += width
+
+
+@njit(cache=True, nogil=True)
+def account(  # type: ignore[no-untyped-def]
     state, edges, counts, ctl,
     dirty_t, dirty_page, dirty_count, dirty_more,
     free_t, free_page, free_count, free_free, free_more,
 ):  # fmt: skip
     """Merge dirty and free-list rows in time order (free-list rows first) and count them."""
     i, j, at = ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[AT]
-    ever, free_pages = ctl[EVER_PAGES], ctl[FREE_PAGES]
     status = DONE
     while True:
         if i == len(dirty_t) and dirty_more:
@@ -149,42 +180,23 @@ def account(  # type: ignore[no-untyped-def]  # noqa: PLR0912 - a merge of two s
             break
         if i == len(dirty_t) and j == len(free_t):
             break
-        from_list = j < len(free_t) and (i == len(dirty_t) or free_t[j] <= dirty_t[i])
-        t = free_t[j] if from_list else dirty_t[i]
+        listed = j < len(free_t) and (i == len(dirty_t) or free_t[j] <= dirty_t[i])
+        t = free_t[j] if listed else dirty_t[i]
         while t > edges[at]:
-            counts[at, FREE_AT_END] = free_pages
+            counts[at, FREE_AT_END] = ctl[FREE_PAGES]
             state[:, WINDOW] = 0
             at += 1
-        page = free_page[j] if from_list else dirty_page[i]
-        count = np.int64(free_count[j]) if from_list else np.int64(dirty_count[i])
-        end = page + count
-        while page < end:
-            low = page & 63
-            width = min(64 - low, end - page)
-            mask = (_ALL >> np.uint64(64 - width)) << np.uint64(low)
-            row = state[page >> 6]
-            if not from_list:
-                if at > 0:
-                    counts[at, DISTINCT] += np.int64(popcount(mask & ~row[WINDOW]))
-                    ever += np.int64(popcount(mask & ~row[EVER]))
-                    counts[at, ON_FREE] += np.int64(popcount(mask & row[FREE]))
-                    row[WINDOW] |= mask
-                    row[EVER] |= mask
-            elif free_free[j]:
-                free_pages += width
-                row[FREE] |= mask
-            else:
-                free_pages -= width
-                row[FREE] &= ~mask
-            page += width
-        if from_list:
+        if listed:
+            end = free_page[j] + np.int64(free_count[j])
+            _list(state, free_page[j], end, free_free[j])
+            ctl[FREE_PAGES] += end - free_page[j] if free_free[j] else free_page[j] - end
             j += 1
         else:
             if at > 0:
-                counts[at, WRITTEN] += count
+                end = dirty_page[i] + np.int64(dirty_count[i])
+                ctl[EVER_PAGES] += _write(state, counts[at], dirty_page[i], end)
             i += 1
     if status == DONE:
-        counts[at:, FREE_AT_END] = free_pages
+        counts[at:, FREE_AT_END] = ctl[FREE_PAGES]
     ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[AT] = i, j, at
-    ctl[EVER_PAGES], ctl[FREE_PAGES] = ever, free_pages
     return status

@@ -22,9 +22,10 @@ from replay.observe import COPY, Observation, Touches, key, observe
 from tracer.rows import Int64s
 
 # State bits of a page. P pending, L log, S synced, W written since the last take, Z content zero,
-# D destination holds non-zero, H harvested, M chunk marked, O the open write window is served.
-_P, _L, _S, _W, _Z, _D, _H, _M, _O = (1 << bit for bit in range(9))
-_SLOTS, _SLOT_0 = 40, 9  # one bit a report that names the page and is on its way
+# D destination holds non-zero, H harvested, M chunk marked.
+_P, _L, _S, _W, _Z, _D, _H, _M = (1 << bit for bit in range(8))
+_SERVED_0, _MOST_SERVED = 8, 3  # how many of the open windows that need a write have had one
+_SLOTS, _SLOT_0 = 39, 10  # one bit a report that names the page and is on its way
 _MOVE_0 = _SLOT_0 + _SLOTS  # above: how many of its free-list transitions have happened
 _MAX_MOVES = 1 << 13
 _MEMBER = ((1 << _SLOTS) - 1) << _SLOT_0
@@ -46,11 +47,16 @@ class Doubt:
     proved: bool
 
 
-@dataclass(frozen=True)
-class _Schedule:
-    """The control events as arrays: key, kind, guest ns, and a report's slot or a chunk."""
+class _Schedule(NamedTuple):
+    """Control events as arrays: number in order, round, host ns, kind, guest ns, report or chunk.
 
-    key: Int64s
+    round: how many rounds' sweeps had ended. The cursor passes the last pages at the instant of
+    the sync that begins the next round, and before it.
+    """
+
+    number: Int64s
+    round: Int64s
+    host: Int64s
     kind: Int64s
     guest: Int64s
     which: Int64s
@@ -133,54 +139,27 @@ def _merged(spans: list[tuple[int, int]]) -> tuple[Int64s, Int64s]:
 
 
 def _schedule(observation: Observation) -> _Schedule:
-    """Return the control events that matter to a page; slots go to handled reports in turn."""
-    slots: dict[int, int] = {}
-    rows = []
-    for moment, event in observation.control:
-        named = event.report.number if event.report is not None else -1
-        if event.kind == "sync":
-            rows.append((moment, _SYNC, event.guest_ns, 0))
+    """Return the control events that matter to a page; handled reports are numbered in turn."""
+    named: dict[Report, int] = {}
+    rows: list[tuple[int, int, int, int, int, int]] = []
+    rounds = 0
+    for event in observation.migration.events:
+        copied = int(event.kind == "chunk" and event.report is None)
+        at = (rounds, event.host_ns, copied)
+        if event.kind == "pass":
+            rounds += 1
+        elif event.kind == "sync":
+            rows.append((*at, _SYNC, event.guest_ns, 0))
         elif event.kind == "chunk":
-            rows.append((moment, _CHUNK, event.guest_ns, event.chunk))
-        elif event.kind == "snapshot" and _is_handled(event):
-            free = next((s for s in range(_SLOTS) if s not in slots.values()), _SLOTS - 1)
-            slots[named] = free
-            rows.append((moment, _SNAPSHOT, event.guest_ns, free))
-        elif event.kind == "handled":
-            rows.append((moment, _HANDLED, event.guest_ns, slots.pop(named)))
-    table = np.array(rows, np.int64).reshape(-1, 4).T.copy()
-    return _Schedule(*table)
-
-
-def _is_handled(event: Event) -> bool:
-    return event.report is not None and event.report.outcome == "handled"
-
-
-def _search_pages(observation: Observation) -> tuple[int, int]:
-    """Search the watched pages; return the first that can be lost (or was given up on)."""
-    migration = observation.migration
-    meta, watch = migration.trace.meta, migration.watch
-    schedule = _schedule(observation)
-    rounds = len(observation.passes)
-    passed = np.zeros((rounds, len(watch)), np.int64)
-    for i, event in enumerate(observation.passes):
-        assert event.passed is not None
-        passed[i] = key(event.passed, COPY)
-    chunk = np.searchsorted(migration.memory.chunks, watch, side="right") - 1
-    moves, writes, zeros = (
-        _by_page(touched, len(watch))
-        for touched in (observation.moves, observation.writes, observation.zeros)
-    )
-    epochs = looped_epochs(migration.trace, migration.passes)
-    resolution = ("write", "first-write", "epoch").index(meta.resolution)
-    segments = np.array(migration.clock.segments, np.int64)
-    index, verdict = _search(
-        schedule.key, schedule.kind, schedule.guest, schedule.which, passed, chunk, segments,
-        *moves, *writes[:2], *zeros[:2], epochs, resolution, max(meta.quantum_ns, 1),
-        migration.clock.guest(observation.stop_ns), migration.memory.manual,
-        migration.parameters.hint_clears_log, migration.hold == "ack",
-    )  # fmt: skip
-    return int(watch[index]), int(verdict)
+            guest = _guest_at.py_func(event.host_ns, observation.migration.clock.segments_array)
+            rows.append((*at, _CHUNK, guest, event.chunk))
+        elif event.report is not None and event.report.outcome == "handled":
+            which = named.setdefault(event.report, len(named))
+            kind = _SNAPSHOT if event.kind == "snapshot" else _HANDLED
+            rows.append((*at, kind, event.guest_ns, which))
+    rows.sort(key=lambda row: row[:3])
+    table = np.array(rows, np.int64).reshape(-1, 6).T
+    return _Schedule(np.arange(len(rows)), table[0], *(column.copy() for column in table[[1,3,4,5]]))
 
 
 def _by_page(touched: Touches, pages: int) -> tuple[Int64s, Int64s, Int64s, Int64s]:

@@ -5,7 +5,7 @@ One bit a page. Eight of a page's bits lie in the same row of `state`, a (words,
 no bounds: rows reach them only from a trace that `Trace.validate` has passed.
 """
 
-# mypy: disable-error-code="call-arg"
+# mypy: disable-error-code="call-arg,unused-ignore,var-annotated"
 
 from __future__ import annotations
 
@@ -75,14 +75,13 @@ def run_mask(low, width):  # type: ignore[no-untyped-def]
 @_inline
 def _write(state, word, mask):  # type: ignore[no-untyped-def]
     """The guest writes the pages `mask` of `word`; return how many good copies that outdates."""
-    row = state[word]
-    outdated = popcount(row[CREDIT] & mask)
+    outdated = popcount(state[word, CREDIT] & mask)
     keep = ~mask
-    row[LOG] |= mask
-    row[SYNCED] &= keep
-    row[CREDIT] &= keep
-    row[ZERO] &= keep
-    row[WRITTEN] |= mask
+    state[word, LOG] |= mask
+    state[word, SYNCED] &= keep
+    state[word, CREDIT] &= keep
+    state[word, ZERO] &= keep
+    state[word, WRITTEN] |= mask
     return np.int64(outdated)
 
 
@@ -147,13 +146,13 @@ def _rows(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Apply all rows up to guest time `guest`, in the model's order at one instant.
 
-    Returns (DUE, time of the next row), or (what is needed, 0). Epoch ends come before the dirty
-    rows of their instant, or with `late_epochs` after all of its rows.
+    Returns DUE or what is needed, and the time before which only dirty rows are ahead. Epoch ends
+    come before the dirty rows of their instant, or with `late_epochs` after all of its rows.
     """
     d, f, z = ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[ZERO_ROW]
     te = epochs[ctl[EPOCH]] if ctl[EPOCH] < len(epochs) else FOREVER
     outdated = 0
-    status, upcoming = DUE, 0
+    status, plain = DUE, -FOREVER
     while True:
         if f == len(ft) and f_more:
             status = NEED_FREE
@@ -163,6 +162,7 @@ def _rows(  # type: ignore[no-untyped-def]
             break
         tf = ft[f] if f < len(ft) else FOREVER
         tz = zt[z] if z < len(zt) else FOREVER
+        plain = min(min(tf, tz), te)
         bound = min(min(guest, tf - 1), min(tz, te if late_epochs else te - 1))
         while d < len(dt) and dt[d] <= bound:
             if dc[d] == 1:
@@ -190,7 +190,7 @@ def _rows(  # type: ignore[no-untyped-def]
             z += 1
     ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[ZERO_ROW] = d, f, z
     ctl[SUPERSEDED] += outdated
-    return status, upcoming
+    return status, plain
 
 
 @_jit
@@ -220,51 +220,59 @@ def sweep(  # type: ignore[no-untyped-def]
     `watch` (int64, ascending pages): `passed` takes the host time at which the cursor passed each,
     `sent` whether it was copied then. `cleared` takes the time at which a chunk was cleared.
     """
-    pages_end = len(state)
+    words = len(state)
     rate, h0, g0 = ctl[RATE], ctl[HOST_0], ctl[GUEST_0]
-    next_row = -FOREVER
+    tau, fraction, cursor = ctl[LINK_NS], ctl[LINK_REST], ctl[CURSOR]
+    watched, d = ctl[WATCHED], ctl[DIRTY_ROW]
+    sent_pages = zero_pages = redundant = free_sent = outdated = 0
+    plain = -FOREVER  # only dirty rows are ahead before this guest time
     manual = len(harvested) > 0
-    chunk = max(np.searchsorted(chunks, ctl[CURSOR], side="right") - 1, 0) if manual else 0
-    watched = ctl[WATCHED]
+    chunk = max(np.searchsorted(chunks, cursor, side="right") - 1, 0) if manual else 0
+    upcoming_watch = watch[watched] if watched < len(watch) else FOREVER
     while True:
-        tau = ctl[LINK_NS]
+        # The guest first: everything up to the instant at which the link is free.
         now = min(tau, until)
         guest = g0 + (now - h0 if rate == FULL_RATE else (now - h0) * rate // FULL_RATE)
-        if next_row <= guest:
-            status, next_row = _rows(
+        bound = min(guest, plain - 1)
+        while d < len(dt) and dt[d] <= bound:
+            if dc[d] == 1:
+                outdated += _write(state, dp[d] >> 6, _ONE << np.uint64(dp[d] & 63))
+            else:
+                outdated += _write_run(state, dp[d], np.int64(dc[d]))
+            if len(hot) and not late_epochs:
+                _heat_run(hot, dp[d], np.int64(dc[d]))
+            d += 1
+        if guest >= plain or (d == len(dt) and d_more):
+            ctl[DIRTY_ROW] = d
+            status, plain = _rows(
                 state, hot, ctl, guest, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                 zt, zp, zc, z_more, epochs, late_epochs,
             )  # fmt: skip
+            d = ctl[DIRTY_ROW]
             if status != DUE:
-                return status
+                break
         if tau >= until:
-            return DUE
-        # Find the next pending page at or after the cursor.
-        cursor = ctl[CURSOR]
-        word = cursor >> 6
-        todo = _NONE
-        if word < pages_end:
+            status = DUE
+            break
+        # Then the cursor: it passes what is not pending and copies the next page that is.
+        word, todo = cursor >> 6, _NONE
+        if word < words:
             todo = state[word, PENDING] & (_ALL << np.uint64(cursor & 63))
             while todo == _NONE:
                 word += 1
-                if word == pages_end:
+                if word == words:
                     break
                 todo = state[word, PENDING]
-        if todo == _NONE:
-            while watched < len(watch):
-                passed[watched] = tau
-                sent[watched] = False
-                watched += 1
-            ctl[WATCHED] = watched
-            ctl[CURSOR] = pages_end << 6
-            return SWEPT
-        bit = todo & (~todo + _ONE)
-        page = (word << 6) + np.int64(lowest(todo))
-        while watched < len(watch) and watch[watched] <= page:
+        page = (word << 6) + np.int64(lowest(todo)) if todo != _NONE else words << 6
+        while upcoming_watch <= page:
             passed[watched] = tau
-            sent[watched] = watch[watched] == page
+            sent[watched] = upcoming_watch == page
             watched += 1
-        ctl[WATCHED] = watched
+            upcoming_watch = watch[watched] if watched < len(watch) else FOREVER
+        if todo == _NONE:
+            cursor = page
+            status = SWEPT
+            break
         if manual:
             while chunks[chunk + 1] <= page:
                 chunk += 1
@@ -272,36 +280,45 @@ def sweep(  # type: ignore[no-untyped-def]
                 marks[chunk] = 0
                 cleared[chunk] = tau
                 _clear_chunk(state, harvested, chunks[chunk], chunks[chunk + 1])
-        row = state[word]
-        row[PENDING] &= ~bit
-        ctl[CURSOR] = page + 1
-        burning = len(hot) > 0 and rate != 0 and (hot[word] & ~row[FREE] & bit) != _NONE
+        bit = _ONE << np.uint64(page & 63)
+        state[word, PENDING] &= ~bit
+        cursor = page + 1
+        burning = (
+            len(hot) > 0 and rate != 0 and (hot[word] & ~state[word, FREE] & bit) != _NONE
+        )
         if burning:
-            ctl[SUPERSEDED] += _write(state, word, bit)
-        if row[ZERO] & bit:
-            row[SYNCED] |= bit
-            row[HELD] &= ~bit
-            ctl[ZERO_SENT] += 1
+            outdated += _write(state, word, bit)
+        if state[word, ZERO] & bit:
+            state[word, SYNCED] |= bit
+            state[word, HELD] &= ~bit
+            zero_pages += 1
             step, rest = link[ZERO_NS], link[ZERO_REST]
         else:
-            ctl[SENT] += 1
-            if row[SYNCED] & bit:
-                ctl[REDUNDANT] += 1
-            elif row[FREE] & bit:
-                ctl[FREE_SENT] += 1
+            sent_pages += 1
+            if state[word, SYNCED] & bit:
+                redundant += 1
+            elif state[word, FREE] & bit:
+                free_sent += 1
             else:
-                row[CREDIT] |= bit
-            row[SYNCED] |= bit
-            row[HELD] |= bit
+                state[word, CREDIT] |= bit
+            state[word, SYNCED] |= bit
+            state[word, HELD] |= bit
             step, rest = link[PAGE_NS], link[PAGE_REST]
         if burning:
-            ctl[SUPERSEDED] += _write(state, word, bit)
-        rest += ctl[LINK_REST]
-        if rest >= link[BANDWIDTH]:
-            rest -= link[BANDWIDTH]
+            outdated += _write(state, word, bit)
+        fraction += rest
+        if fraction >= link[BANDWIDTH]:
+            fraction -= link[BANDWIDTH]
             step += 1
-        ctl[LINK_REST] = rest
-        ctl[LINK_NS] = tau + step
+        tau += step
+    ctl[LINK_NS], ctl[LINK_REST], ctl[CURSOR] = tau, fraction, cursor
+    ctl[WATCHED], ctl[DIRTY_ROW] = watched, d
+    ctl[SENT] += sent_pages
+    ctl[ZERO_SENT] += zero_pages
+    ctl[REDUNDANT] += redundant
+    ctl[FREE_SENT] += free_sent
+    ctl[SUPERSEDED] += outdated
+    return status
 
 
 @_jit

@@ -13,7 +13,7 @@ _LOOK: dict[Share, tuple[str, str, str]] = {
     "needed": ("\u2588", "#", "green"),
     "superseded": ("\u2593", "s", "yellow"),
     "freed_later": ("\u2592", "l", "cyan"),
-    "free": ("\u2591", "f", "blue"),
+    "free": ("\u2591", "f", "bright_blue"),
     "redundant": ("\u25aa", "r", "magenta"),
     "undecided": ("?", "?", "dim"),
 }
@@ -25,7 +25,6 @@ _WORDS: dict[Share, str] = {
     "redundant": "redundant (already there)",
     "undecided": "undecided",
 }
-_SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 
 def partition(parts: Sequence[int], scale: int, width: int, *, blocks: bool) -> Text:
@@ -51,12 +50,6 @@ def level(value: int, scale: int, width: int, *, blocks: bool, style: str) -> Te
     """Return a bar of one value."""
     full = _columns([value], scale, width)[0]
     return Text((_LOOK["needed"][0] if blocks else "#") * full, style=style)
-
-
-def spark(values: Sequence[int]) -> str:
-    """Return one block character for each value, the highest full; needs block characters."""
-    top = max(values, default=0) or 1
-    return "".join(_SPARKS[min(v * len(_SPARKS) // top, len(_SPARKS) - 1)] for v in values)
 
 
 def _columns(parts: Sequence[int], scale: int, width: int) -> list[int]:

@@ -65,16 +65,20 @@ def labelled(label: Cell, body: str, width: int, indent: int) -> Iterator[Text]:
     """Yield a label and a wrapped text that hangs `indent` columns in."""
     head = Text("  ").append_text(label if isinstance(label, Text) else Text(label, style="dim"))
     head.pad_right(max(1, indent - head.cell_len))
-    lines = wrap(body, width - indent)
-    yield head.append(lines[0])
-    for line in lines[1:]:
-        yield Text(" " * indent + line)
+    lines = wrap(body, width, first=head.cell_len, others=indent)
+    yield head.append(lines[0][head.cell_len :])
+    yield from map(Text, lines[1:])
 
 
-def wrap(body: str, width: int) -> list[str]:
-    """Return lines of at most `width` columns, but never cut a word."""
+def wrap(body: str, width: int, *, first: int = 0, others: int = 0) -> list[str]:
+    """Return indented lines of at most `width` columns, but never cut a word."""
     return textwrap.wrap(
-        body, max(width, 20), break_long_words=False, break_on_hyphens=False
+        body,
+        max(width, others + 20),
+        initial_indent=" " * first,
+        subsequent_indent=" " * others,
+        break_long_words=False,
+        break_on_hyphens=False,
     ) or [""]
 
 
@@ -84,9 +88,7 @@ def _length(cell: Cell | Span) -> int:
     return cell.cell_len if isinstance(cell, Text) else cell_len(cell)
 
 
-def _line(
-    columns: Sequence[Column], widths: Sequence[int], row: Row, gap: int, whole: int
-) -> Text:
+def _line(columns: Sequence[Column], widths: Sequence[int], row: Row, gap: int, whole: int) -> Text:
     parts = []
     for column, width, cell in zip(columns, widths, row, strict=False):
         if isinstance(cell, Span):

@@ -41,6 +41,15 @@ def duration(ns: int | None) -> str:
     return f"{ns} ns" if ns else "0 s"
 
 
+def setting(ns: int) -> str:
+    """Return a time that somebody chose, in the largest unit in which it is short."""
+    for unit, length in _TIMES:
+        value = (Decimal(ns) / length).normalize()
+        if value >= 1 and len(value.as_tuple().digits) <= _SHORT:
+            return f"{value:,f} {unit}"
+    return duration(ns)
+
+
 def moment(ns: int) -> str:
     """Return a point in time in ms, to the microsecond: order must stay visible."""
     return f"{ns / 1_000_000:,.3f} ms"

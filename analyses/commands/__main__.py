@@ -1,0 +1,5 @@
+"""`python -m analyses.commands` is `dirtylog`."""
+
+from analyses.commands import main
+
+main()

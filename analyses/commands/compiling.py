@@ -1,0 +1,29 @@
+"""Whether the replay kernels are compiled yet: the first run takes seconds longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from analyses.render.terminal import remark
+
+
+def announce_compilation(kernel: Any) -> None:
+    """Say so on stderr if `kernel`, a numba dispatcher with a cache, is about to be compiled."""
+    if not is_compiled(kernel):
+        remark("compiling the kernels, which takes some seconds (first run only)")
+
+
+def is_compiled(kernel: Any) -> bool:
+    """Return whether the kernel lies in numba's cache and is no older than its source.
+
+    Goes by the cache's file names; where these are not as expected, it says no.
+    """
+    code = kernel.py_func.__code__
+    folder, source = Path(kernel.stats.cache_path or "."), Path(code.co_filename)
+    name = f"{source.stem}.{code.co_qualname}-{code.co_firstlineno}.*.nbi"
+    try:
+        written = source.stat().st_mtime
+        return any(index.stat().st_mtime >= written for index in folder.glob(name))
+    except OSError:
+        return False

@@ -1,0 +1,77 @@
+"""`dirtylog import qemu`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyses.commands.choices import Compression, metavar
+
+
+def import_qemu(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="X.trace", help="The trace to make; its name ends in .trace."
+        ),
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]",
+            show_default="none",
+            help="Folder with qemu.log, freelist.log (either may be .gz) and migrate.json or "
+            "qmp.txt; only the log is needed.",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default="the one in DIR", help="QEMU's trace log, gzip or plain."
+        ),
+    ] = None,
+    freelist: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="the one in DIR",
+            help="Samples of the guest's free list, gzip or plain.",
+        ),
+    ] = None,
+    migration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="the one in DIR",
+            help="The answers of query-migrate and the migration's parameters.",
+        ),
+    ] = None,
+    compression: Annotated[
+        Compression,
+        typer.Option(metavar=metavar(Compression), help="Compression of the trace's files."),
+    ] = Compression.zstd,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
+) -> None:
+    """Make a trace of a recorded QEMU migration.
+
+    Says on stderr what was read and what stays unknown, and on stdout the trace's path.
+    """
+    from analyses.render.imported import show  # noqa: PLC0415 - heavy
+    from analyses.render.terminal import Bar, Page, emit  # noqa: PLC0415
+    from tracer.readers import import_qemu as make  # noqa: PLC0415
+
+    with Bar() as bar:
+        report = make(
+            directory,
+            log=log,
+            freelist=freelist,
+            migration=migration,
+            out=output,
+            force=force,
+            compression=compression.value,
+            progress=lambda done, total: bar("reading the log", done, total),
+        )
+    show(report, Page(stderr=True))
+    emit(f"{report.out}\n")

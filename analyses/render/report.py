@@ -1,0 +1,203 @@
+"""The report of replays on a terminal: who is safe, what it cost, on what that rests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from analyses.compare import Comparison
+from analyses.render.grid import labelled, wrap
+from analyses.render.tables import STYLES, tables
+from analyses.render.terminal import Page
+from analyses.render.text import (
+    duration,
+    moment,
+    pages,
+    plain,
+    rate,
+    setting,
+    size,
+)
+from analyses.safety import (
+    EXACT_MEANING,
+    MEANING,
+    VERDICTS,
+    Condition,
+    Finding,
+    conditions,
+    findings,
+    premise,
+)
+from replay.parameters import Parameters
+from replay.result import UnsafeRow
+
+_INDENT = 13
+
+
+def show(comparisons: Sequence[Comparison], page: Page) -> None:
+    """Print the report: one block for each trace."""
+    for number, comparison in enumerate(comparisons):
+        if number:
+            page.lines([""])
+        page.lines(_block(comparison, page))
+
+
+def _block(comparison: Comparison, page: Page) -> Iterator[Text]:
+    found = findings(comparison)
+    width = page.prose
+    yield Text(plain(comparison.trace.name), style="bold underline")
+    yield from _header(comparison, width)
+    yield Text()
+    yield from _verdicts(comparison, found, width)
+    yield Text()
+    yield from tables(comparison, page)
+    if witnesses := list(_witnesses(found, width)):
+        yield Text()
+        yield from witnesses
+    yield Text()
+    yield from _notes(comparison, width)
+
+
+def _header(comparison: Comparison, width: int) -> Iterator[Text]:
+    meta, parameters = comparison.trace.meta, comparison.parameters
+    guest = (
+        f"{size(meta.pages * meta.page_size)} ({pages(meta.pages)} of {size(meta.page_size)}), "
+        f"{duration(meta.duration_ns)} recorded"
+    )
+    known = {
+        "write": "every write",
+        "first-write": "a page's first write in each epoch",
+        "epoch": "the pages written in each epoch",
+    }[meta.resolution]
+    listed = {None: "no free list", "event": "every move of the free list"}
+    recorded = f"{known}, {listed.get(meta.freelist_resolution, 'sampled free list')}"
+    if meta.quantum_ns > 1:
+        recorded += f", times in steps of {setting(meta.quantum_ns)}"
+    yield from labelled("guest", guest, width, _INDENT)
+    yield from labelled("recording", recorded, width, _INDENT)
+    yield from labelled("migration", _migration(parameters), width, _INDENT)
+    if any(strategy.hints for strategy in comparison.strategies):
+        yield from labelled("hints", _hints(comparison), width, _INDENT)
+
+
+def _migration(parameters: Parameters) -> str:
+    said = (
+        f"{rate(parameters.bandwidth)}, downtime limit {setting(parameters.downtime_limit_ns)}, "
+        f"profile {parameters.profile}, log mode {parameters.log_mode}"
+    )
+    if parameters.log_mode == "manual":
+        said += f" in chunks of {pages(parameters.clear_chunk)}"
+    if parameters.max_rounds is not None:
+        said += f", at most {parameters.max_rounds} rounds"
+    return said
+
+
+def _hints(comparison: Comparison) -> str:
+    parameters = comparison.parameters
+    said = (
+        f"snapshot {setting(parameters.request_delay_ns)} after the request, in the queue "
+        f"{setting(parameters.report_delay_ns)} later, handled "
+        f"{setting(parameters.handle_delay_ns)} later"
+    )
+    if parameters.request is not None:
+        said += f", requested {parameters.request}"
+    if any(s.request is not None and s.request.name in ("periodic", "resubmit")
+           for s in comparison.strategies):  # fmt: skip
+        said += f", interval {setting(parameters.hint_interval_ns)}"
+    if parameters.min_order:
+        said += f", in blocks of {pages(1 << parameters.min_order)}"
+    if parameters.log_mode == "manual":
+        clears = "clears" if parameters.hint_clears_log else "does not clear"
+        said += f", a report {clears} the log"
+    holds: dict[str, list[str]] = {}
+    for strategy in comparison.strategies:
+        if strategy.hints:
+            holds.setdefault(parameters.hold(strategy), []).append(strategy.name)
+    few = sorted(holds.items(), key=lambda item: -len(item[1]))
+    said += f"; guest hold {few[0][0]}"
+    return said + "".join(f", {hold} for {', '.join(names)}" for hold, names in few[1:])
+
+
+def _verdicts(comparison: Comparison, found: Sequence[Finding], width: int) -> Iterator[Text]:
+    """Yield one paragraph for each verdict that there is: the answer at a glance."""
+    meaning = EXACT_MEANING if comparison.trace.exact else MEANING
+    for verdict in VERDICTS:
+        having = [one for one in found if one.verdict == verdict]
+        if having:
+            yield from labelled(
+                Text(verdict, style=STYLES[verdict]), _names(having), width, _INDENT
+            )
+            means = ", ".join(filter(None, (meaning[verdict], premise(having, comparison))))
+            for line in wrap(means, width, first=_INDENT, others=_INDENT):
+                yield Text(line, style="dim")
+
+
+def _names(found: Sequence[Finding]) -> str:
+    """Name strategies, those of equal losses or holds together."""
+    groups: dict[str, list[str]] = {}
+    for one in found:
+        because = f"{pages(one.lost)} lost" if one.lost else ""
+        if one.verdict == "safe" and one.hold != "none":
+            because = f"by guest hold {one.hold}"
+        groups.setdefault(because, []).append(plain(one.strategy))
+    parts = []
+    for because, names in groups.items():
+        each = " each" if "lost" in because and len(names) > 1 else ""
+        parts.append(", ".join(names) + (f" ({because}{each})" if because else ""))
+    return ", ".join(parts)
+
+
+def _witnesses(found: Sequence[Finding], width: int) -> Iterator[Text]:
+    """Yield one paragraph for each lost page that stands for its strategies."""
+    courses: dict[tuple[int, str], list[str]] = {}
+    for one in found:
+        if one.witness is not None:
+            courses.setdefault((one.witness.page, _course(one.witness)), []).append(one.strategy)
+    for (page_number, course), names in courses.items():
+        loses = "loses" if len(names) == 1 else "lose"
+        yield from labelled(
+            Text(plain(", ".join(names)), style=STYLES["unsafe"]),
+            f"{loses} page {page_number:,}: {course}",
+            width,
+            4,
+        )
+
+
+def _course(row: UnsafeRow) -> str:
+    harvested = (
+        "not in the dirty log"
+        if row.t_harvested is None
+        else f"harvested by the sync at {moment(row.t_harvested)}"
+    )
+    when = f"in round {row.round}" if row.round else "before round 1"
+    return (
+        f"free in the snapshot at {moment(row.t_snapshot)}, written at {moment(row.t_written)}, "
+        f"{harvested}, skipped at {moment(row.t_skipped)} {when}, never sent with that write"
+    )
+
+
+def _notes(comparison: Comparison, width: int) -> Iterator[Text]:
+    notes = [_phrase(condition, comparison) for condition in conditions(comparison)]
+    if len(comparison.scenarios) > 1:
+        several = " and ".join(comparison.scenarios)
+        notes.insert(0, f"{several} are two scenarios of what the trace cannot say, not bounds")
+    for note in notes:
+        yield from labelled("-", plain(note), width, 4)
+
+
+def _phrase(condition: Condition, comparison: Comparison) -> str:
+    whom = [condition.scenario, _group(condition.strategies, comparison)]
+    prefix = ", ".join(part for part in whom if part)
+    return f"{prefix}: {condition.text}" if prefix else condition.text
+
+
+def _group(names: Sequence[str], comparison: Comparison) -> str:
+    """Say briefly whom it concerns."""
+    everyone = [strategy.name for strategy in comparison.strategies]
+    hints = [strategy.name for strategy in comparison.strategies if strategy.hints]
+    for group, word in ((hints, "all with hints"), (everyone, "all")):
+        others = [name for name in group if name not in names]
+        if len(names) > 3 and set(names) <= set(group) and len(others) <= 3:
+            return f"{word} but {', '.join(others)}" if others else word
+    return ", ".join(names)
