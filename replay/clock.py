@@ -1,4 +1,7 @@
-"""The guest's clock: it stands still while the vCPUs are stopped (the model, section 2)."""
+"""The guest's clock: it stands still while the vCPUs are stopped, and is slowed by a throttle.
+
+The model, section 2.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ class Clock:
     def __init__(self) -> None:
         self.segments: list[tuple[int, int, int]] = [(0, 0, k.FULL_RATE)]
         self.stopped_ns = 0
+        self._pace = k.FULL_RATE
 
     @property
     def stopped(self) -> bool:
@@ -46,7 +50,13 @@ class Clock:
         if self.stopped:
             h0, g0, _ = self.segments[-1]
             self.stopped_ns += host - h0
-            self.segments.append((host, g0, k.FULL_RATE))
+            self.segments.append((host, g0, self._pace))
+
+    def throttle(self, host: int, percent: int) -> None:
+        """Take `percent` (0 to 99) of the vCPUs' time from them, from `host` on."""
+        self._pace = k.FULL_RATE - percent
+        if not self.stopped:
+            self.segments.append((host, self.guest(host), self._pace))
 
     def account(self, host: int) -> int:
         """Return the ns that the vCPUs have been stopped up to `host`."""

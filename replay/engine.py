@@ -16,7 +16,7 @@ from replay import kernels as k
 from replay.clock import Clock
 from replay.feed import Feed, looped_epochs, seam
 from replay.hints import Hinting, Report, Stage
-from replay.link import link_constants
+from replay.link import link_constants, nameless
 from replay.memory import Memory
 from replay.parameters import Parameters
 from replay.strategies import Strategy
@@ -79,7 +79,10 @@ class Migration:
         )
         self.syncs = 0
         self.round = 0
+        #: After the last sync.
         self.pending_pages = trace.meta.pages
+        #: Pages that syncs have made pending.
+        self.dirtied = 0
         self.events: list[Event] = []
         self.watch = watch
         self._on_rows = on_rows
@@ -87,6 +90,9 @@ class Migration:
         self.passes = LOOP_PASSES if self._looping else 1
         self.hold = parameters.hold(strategy)
         self._link = link_constants(trace.meta.page_size, parameters.bandwidth)
+        self._blocks = nameless()
+        self._to_copy = trace.meta.pages
+        self.limit()
         self._dirty = Feed(trace, "dirty", self.passes)
         self._free = Feed(trace, "freelist", self.passes)
         self._zero = Feed(trace, "zero", self.passes)
@@ -99,14 +105,16 @@ class Migration:
 
     # -- time ---------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Set the initial state, and ask for the first report."""
+    def begin(self, *, first_sync: bool = False) -> None:
+        """Set the initial state, sync if asked to, and ask for the first report."""
         self._heat_epoch(0)
         self.memory.ctl[k.LINK_NS] = k.FOREVER
         self._set_clock()
         self._run(0)
         self.memory.initially_set()
         self.link_free(0)
+        if first_sync:
+            self.sync(0)
         if self.strategy.request is not None:
             self._request(0)
             self._next_tick = self.strategy.request.next_tick(0, self.parameters.hint_interval_ns)
@@ -122,19 +130,58 @@ class Migration:
         """When the link is free again."""
         return int(self.memory.ctl[k.LINK_NS])
 
-    def link_free(self, now: int) -> None:
-        """Begin a run of copies: the cursor goes to page 0, the link is free from `now`."""
+    @property
+    def copies(self) -> int:
+        """Pages copied so far, zero pages among them."""
+        return int(self.memory.ctl[k.SENT] + self.memory.ctl[k.ZERO_SENT])
+
+    @property
+    def pending_now(self) -> int:
+        """Pages pending at this moment, as QEMU counts them: after a sync, less what was copied."""
+        return self._to_copy - self.copies
+
+    @property
+    def block_end(self) -> int:
+        """The page past the block of which a page was copied last."""
+        return int(self._blocks[1, self.memory.ctl[k.BLOCK]])
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes on the wire so far: pages and the names of blocks."""
+        return int(self.memory.ctl[k.BYTES])
+
+    def send_over(self, link: Int64s, blocks: Int64s) -> None:
+        """Set what copies cost (`replay.link`), before anything is copied."""
+        self._link, self._blocks = link, blocks
+
+    def limit(self, size: int = k.FOREVER, copies: int = k.FOREVER) -> None:
+        """Begin no copy once more than `size` bytes, or `copies` pages, have been sent in all."""
+        self.memory.ctl[k.BYTES_LIMIT], self.memory.ctl[k.COPIES_LIMIT] = size, copies
+
+    def link_free(self, now: int, page: int | None = 0) -> None:
+        """Begin a run of copies: the link is free from `now`, the cursor goes to `page`.
+
+        Without a page it stays where it is. Pages before it count as passed at `now`.
+        """
         ctl = self.memory.ctl
-        ctl[k.CURSOR], ctl[k.LINK_NS], ctl[k.LINK_REST], ctl[k.WATCHED] = 0, now, 0, 0
+        ctl[k.LINK_NS], ctl[k.LINK_REST] = now, 0
+        if page is None:
+            return
+        passed = int(np.searchsorted(self.watch, page))
+        self._passed[:passed], self._sent[:passed] = now, False
+        ctl[k.CURSOR], ctl[k.WATCHED] = page, passed
 
     def next_due(self) -> int:
         """Return when the next thing about reports is due."""
         tick = k.FOREVER if self._next_tick is None else self._next_tick
         return min((tick, *(report.due_ns for report in self.hinting.outstanding)))
 
-    def sweep(self, until: int) -> bool:
-        """Copy and let the guest run up to `until`; return whether the cursor is through first."""
-        return self._run(until) == k.SWEPT
+    def sweep(self, until: int) -> int:
+        """Copy and let the guest run up to `until`; return why that ended.
+
+        kernels.DUE: at `until`. SWEPT: the cursor was through before. SPENT: a limit was reached.
+        """
+        return self._run(until)
 
     def idle(self, until: int) -> None:
         """Let the guest run up to `until` with the link idle."""
@@ -165,7 +212,10 @@ class Migration:
         """migration_bitmap_sync."""
         self._catch_up()
         self._note_chunks()
+        before = self.pending_now
         self.pending_pages = self.memory.sync()
+        self.dirtied += self.pending_pages - before
+        self._to_copy = self.pending_pages + self.copies
         self.syncs += 1
         self._note("sync", now)
 
@@ -186,6 +236,7 @@ class Migration:
             self.memory.clear_named_chunks(report.bits, now)
             self._note_chunks(report)
         report.skipped = self.memory.skip(report.bits)
+        self._to_copy -= report.skipped
         word, bit = self.watch >> 6, (self.watch & 63).astype(np.uint64)
         cleared = ((report.bits[word] >> bit) & np.uint64(1)).astype(np.bool_)
         self._note("handled", now, report, skipped=cleared)
@@ -207,19 +258,42 @@ class Migration:
         self.clock.run(now)
         self._set_clock()
 
+    def throttle(self, now: int, percent: int) -> None:
+        """Take so much of the vCPUs' time from them, from now on."""
+        self._catch_up()
+        self.clock.throttle(now, percent)
+        self._set_clock()
+
     def end_round(self, now: int) -> None:
-        """Note the passes of the watched pages in the round that has ended."""
+        """Note the passes of the watched pages in the round that has ended.
+
+        Pages that the cursor has not come to count as passed `now`.
+        """
         self._note_chunks()
         if len(self.watch):
+            beyond = slice(int(self.memory.ctl[k.WATCHED]), None)
+            self._passed[beyond], self._sent[beyond] = now, False
             self._note("pass", now, passed=self._passed.copy(), sent=self._sent.copy())
 
     def switch_over(self, now: int) -> int:
         """Stop the guest for good and copy what is pending; return the time of the last byte."""
         self.clock.stop(now)
         self._set_clock()
-        self._note("stop", now)
         self.link_free(now)
+        return self.copy_rest(now)
+
+    def copy_rest(self, now: int) -> int:
+        """Copy all that is pending, the guest stopped, from the cursor on and round the end.
+
+        Returns the time of the last byte.
+        """
+        self._note("stop", now)
+        self.link_free(now, None)
+        self.limit()
         self._run(k.FOREVER)
+        if self.pending_now:
+            self.memory.ctl[k.CURSOR] = 0
+            self._run(k.FOREVER)
         return self.link_ns
 
     def abandon(self) -> None:
@@ -281,8 +355,8 @@ class Migration:
         while True:
             status = k.sweep(
                 memory.state, memory.hot, memory.harvested, memory.marks, memory.chunks,
-                memory.cleared, self.watch, self._passed, self._sent, memory.ctl, self._link,
-                until, dirty.t, dirty.page, dirty.count, dirty.more,
+                memory.cleared, self._blocks, self.watch, self._passed, self._sent,
+                memory.ctl, self._link, until, dirty.t, dirty.page, dirty.count, dirty.more,
                 free.t, free.page, free.count, free.free, free.more,
                 zero.t, zero.page, zero.count, zero.more, self.epoch_ends, self.late_epochs,
             )  # fmt: skip

@@ -25,13 +25,16 @@ PENDING, LOG, SYNCED, CREDIT, FREE, ZERO, HELD, WRITTEN = range(8)
 #: Slots of the control vector `ctl` (int64).
 CURSOR, LINK_NS, LINK_REST, SENT, ZERO_SENT, REDUNDANT, FREE_SENT, SUPERSEDED = range(8)
 DIRTY_ROW, FREE_ROW, ZERO_ROW, EPOCH, GUEST_0, HOST_0, RATE, WATCHED = range(8, 16)
-CTL_SIZE = 16
+BYTES, BYTES_LIMIT, COPIES_LIMIT, BLOCK = range(16, 20)
+# BYTES: all that was put on the wire. A copy is begun while BYTES is not above BYTES_LIMIT and
+# fewer than COPIES_LIMIT pages have been copied. BLOCK: whose page was copied last.
+CTL_SIZE = 20
 
 #: Slots of the constants `link` (int64): ns and rest of ns for a page and a zero page.
-PAGE_NS, PAGE_REST, ZERO_NS, ZERO_REST, BANDWIDTH = range(5)
+PAGE_NS, PAGE_REST, ZERO_NS, ZERO_REST, BANDWIDTH, PAGE_BYTES, ZERO_BYTES = range(7)
 
 #: Why `sweep` came back.
-DUE, SWEPT, NEED_DIRTY, NEED_FREE, NEED_ZERO, EPOCH_END = range(6)
+DUE, SWEPT, NEED_DIRTY, NEED_FREE, NEED_ZERO, EPOCH_END, SPENT = range(7)
 
 FOREVER = np.iinfo(np.int64).max
 #: Guest time runs at RATE / FULL_RATE of host time; 0 while the vCPUs are stopped.
@@ -206,17 +209,20 @@ def _clear_chunk(state, harvested, first, end):  # type: ignore[no-untyped-def]
 
 @_jit
 def sweep(  # type: ignore[no-untyped-def]
-    state, hot, harvested, marks, chunks, cleared, watch, passed, sent, ctl, link, until,
+    state, hot, harvested, marks, chunks, cleared, blocks, watch, passed, sent, ctl, link, until,
     dt, dp, dc, d_more, ft, fp, fc, ff, f_more, zt, zp, zc, z_more, epochs, late_epochs,
 ):  # fmt: skip
     """Copy pending pages in order and let the guest run, up to host time `until`.
 
     Returns DUE when all rows up to `until` are applied and all copies before it are made; SWEPT
-    when the cursor has passed the last page (at ctl[LINK_NS]); NEED_* when a table's rows ran
-    out; EPOCH_END when a recording's epoch ends. The caller sees to it and calls again.
+    when the cursor has passed the last page (at ctl[LINK_NS]); SPENT when the next copy would go
+    beyond a limit; NEED_* when a table's rows ran out; EPOCH_END when a recording's epoch ends. The
+    caller sees to it and calls again.
 
     `hot` (words, or empty): pages that hidden writes dirty without pause. `harvested` (words, or
     empty), `marks` (uint8) and `chunks` (int64, first pages and a sentinel): manual log mode.
+    `blocks` (int64, (3, blocks)): first pages, pages past the end, and the bytes that name a block
+    on the wire where a page of it follows one of another block.
     `watch` (int64, ascending pages): `passed` takes the host time at which the cursor passed each,
     `sent` whether it was copied then. `cleared` takes the time at which a chunk was cleared.
     """
@@ -229,6 +235,8 @@ def sweep(  # type: ignore[no-untyped-def]
     manual = len(harvested) > 0
     chunk = max(np.searchsorted(chunks, cursor, side="right") - 1, 0) if manual else 0
     upcoming_watch = watch[watched] if watched < len(watch) else FOREVER
+    size, most, block = ctl[BYTES], ctl[BYTES_LIMIT], ctl[BLOCK]
+    copies = ctl[COPIES_LIMIT] - ctl[SENT] - ctl[ZERO_SENT]
     while True:
         # The guest first: everything up to the instant at which the link is free.
         now = min(tau, until)
@@ -253,6 +261,9 @@ def sweep(  # type: ignore[no-untyped-def]
                 break
         if tau >= until:
             status = DUE
+            break
+        if size > most or copies <= 0:
+            status = SPENT
             break
         # Then the cursor: it passes what is not pending and copies the next page that is.
         word, todo = cursor >> 6, _NONE
@@ -283,9 +294,7 @@ def sweep(  # type: ignore[no-untyped-def]
         bit = _ONE << np.uint64(page & 63)
         state[word, PENDING] &= ~bit
         cursor = page + 1
-        burning = (
-            len(hot) > 0 and rate != 0 and (hot[word] & ~state[word, FREE] & bit) != _NONE
-        )
+        burning = len(hot) > 0 and rate != 0 and (hot[word] & ~state[word, FREE] & bit) != _NONE
         if burning:
             outdated += _write(state, word, bit)
         if state[word, ZERO] & bit:
@@ -293,6 +302,7 @@ def sweep(  # type: ignore[no-untyped-def]
             state[word, HELD] &= ~bit
             zero_pages += 1
             step, rest = link[ZERO_NS], link[ZERO_REST]
+            size += link[ZERO_BYTES]
         else:
             sent_pages += 1
             if state[word, SYNCED] & bit:
@@ -304,6 +314,11 @@ def sweep(  # type: ignore[no-untyped-def]
             state[word, SYNCED] |= bit
             state[word, HELD] |= bit
             step, rest = link[PAGE_NS], link[PAGE_REST]
+            size += link[PAGE_BYTES]
+        copies -= 1
+        if page < blocks[0, block] or page >= blocks[1, block]:
+            block = np.searchsorted(blocks[0], page, side="right") - 1
+            size += blocks[2, block]
         if burning:
             outdated += _write(state, word, bit)
         fraction += rest
@@ -312,7 +327,7 @@ def sweep(  # type: ignore[no-untyped-def]
             step += 1
         tau += step
     ctl[LINK_NS], ctl[LINK_REST], ctl[CURSOR] = tau, fraction, cursor
-    ctl[WATCHED], ctl[DIRTY_ROW] = watched, d
+    ctl[WATCHED], ctl[DIRTY_ROW], ctl[BYTES], ctl[BLOCK] = watched, d, size, block
     ctl[SENT] += sent_pages
     ctl[ZERO_SENT] += zero_pages
     ctl[REDUNDANT] += redundant

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from replay.strategies import Hold, Strategy
+from replay.throttle import AutoConverge
 from tracer.errors import UsageError
 
-Profile = Literal["rounds"]
+Profile = Literal["rounds", "qemu"]
 LogMode = Literal["legacy", "manual"]
 AtEnd = Literal["stop", "loop"]
 
@@ -28,6 +29,12 @@ class Parameters:
     blocks of 2^min_order pages. max_rounds: None for no limit. at_end: what to do when the trace
     is exhausted.
 
+    Profile `qemu` alone: bandwidth is max-bandwidth; line_rate (bytes/s) is how fast a window's
+    budget is sent, zero_page_ns what finding a page to be zero takes, wake_ns how late the sender
+    wakes from its sleep (all three measured from QEMU 7.2's logs, `analyses.line`). auto_converge:
+    None for no throttling. sync_waits: a sync is over when every vCPU has come by, so that it waits
+    for throttled ones (TCG; under KVM it does not).
+
     Raises UsageError for values that make no sense.
     """
 
@@ -46,6 +53,11 @@ class Parameters:
     min_order: int = 0
     max_rounds: int | None = None
     at_end: AtEnd = "stop"
+    line_rate: int = 1_280_000_000
+    zero_page_ns: int = 200
+    wake_ns: int = 100_000
+    auto_converge: AutoConverge | None = None
+    sync_waits: bool = False
 
     def __post_init__(self) -> None:
         _within("bandwidth", self.bandwidth, 1, _MAX_BANDWIDTH, "bytes/s")
@@ -56,6 +68,9 @@ class Parameters:
         _within("handle delay", self.handle_delay_ns, 0, _MAX_NS, "ns")
         _within("hint interval", self.hint_interval_ns, 1, _MAX_NS, "ns")
         _within("min order", self.min_order, 0, 40, "")
+        _within("line rate", self.line_rate, 1, _MAX_BANDWIDTH, "bytes/s")
+        _within("zero page cost", self.zero_page_ns, 0, _MAX_NS, "ns")
+        _within("wake-up delay", self.wake_ns, 0, _MAX_NS, "ns")
         if self.max_rounds is not None:
             _within("max rounds", self.max_rounds, 1, _MAX_NS, "")
 

@@ -142,7 +142,7 @@ def _result(
         syncs=migration.syncs,
         pages_sent=sent,
         zero_pages_sent=zero,
-        wire_bytes=wire_bytes(migration.trace.meta.page_size, sent, zero),
+        wire_bytes=wire_bytes(migration.trace.meta.page_size, sent, zero) + outcome.framing,
         redundant=sum(row.redundant for row in counters),
         free=sum(row.free for row in counters),
         superseded=superseded,

@@ -35,9 +35,12 @@ def as_trace(reference: ReferenceTrace, *, batch: int | None = None) -> Trace:
     }
     tables = {}
     for name, (rows, names) in columns.items():
-        data = [pa.array(np.array([row[i] for row in rows]), SCHEMAS[name].field(i).type)
-                if rows else pa.array([], SCHEMAS[name].field(i).type)
-                for i in range(len(names))]
+        data = [
+            pa.array(np.array([row[i] for row in rows]), SCHEMAS[name].field(i).type)
+            if rows
+            else pa.array([], SCHEMAS[name].field(i).type)
+            for i in range(len(names))
+        ]
         table = pa.table(data, schema=SCHEMAS[name])
         if batch is not None:
             table = pa.Table.from_batches(table.to_batches(max_chunksize=batch), table.schema)
@@ -71,25 +74,39 @@ def differences(engine: Replay, reference: ReferenceResult) -> list[str]:
         if ours[name] != wanted:
             found.append(f"{name}: engine {ours[name]!r}, reference {wanted!r}")
     witnesses = [
-        {k: getattr(row, k) for k in ("page", "t_snapshot", "t_written", "t_harvested",
-                                      "t_skipped", "round")}
+        {
+            k: getattr(row, k)
+            for k in ("page", "t_snapshot", "t_written", "t_harvested", "t_skipped", "round")
+        }
         for row in engine.unsafe
     ]
     if witnesses != reference.witnesses:
         found.append(f"witnesses: engine {witnesses}, reference {reference.witnesses}")
     rounds = [
-        {"round": r.round, "start_ns": r.start_ns, "end_ns": r.end_ns,
-         "pages_sent": r.pages_sent, "zero_pages_sent": r.zero_pages_sent,
-         "pending_at_sync": r.pending_pages}
-        for r in engine.rounds if not r.stopped
+        {
+            "round": r.round,
+            "start_ns": r.start_ns,
+            "end_ns": r.end_ns,
+            "pages_sent": r.pages_sent,
+            "zero_pages_sent": r.zero_pages_sent,
+            "pending_at_sync": r.pending_pages,
+        }
+        for r in engine.rounds
+        if not r.stopped
     ]
     if rounds != reference.rounds:
         found.append(f"rounds: engine {rounds}, reference {reference.rounds}")
     reports = [
-        {"requested_ns": r.requested_ns, "snapshot_ns": r.snapshot_ns, "arrived_ns": r.arrived_ns,
-         "done_ns": r.done_ns, "outcome": r.outcome,
-         "pages": r.pages if r.snapshot_ns is not None else None,
-         "skipped": r.skipped_pages, "conflicts": r.hold_conflicts}
+        {
+            "requested_ns": r.requested_ns,
+            "snapshot_ns": r.snapshot_ns,
+            "arrived_ns": r.arrived_ns,
+            "done_ns": r.done_ns,
+            "outcome": r.outcome,
+            "pages": r.pages if r.snapshot_ns is not None else None,
+            "skipped": r.skipped_pages,
+            "conflicts": r.hold_conflicts,
+        }
         for r in engine.reports
     ]
     if reports != reference.reports:

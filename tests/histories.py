@@ -59,7 +59,8 @@ class Recording:
         tables = {
             "dirty": _table(SCHEMAS["dirty"], [(t, page, 1) for t, page in self.dirty]),
             "freelist": _table(
-                SAMPLED_FREELIST, [(t, page, 1, free, since) for since, t, page, free in self.freelist]
+                SAMPLED_FREELIST,
+                [(t, page, 1, free, since) for since, t, page, free in self.freelist],
             ),
             "zero": _table(SCHEMAS["zero"], [(t, page, 1) for t, page in self.zero]),
             "epochs": _table(SCHEMAS["epochs"], [(t,) for t in self.epochs]),
@@ -192,7 +193,7 @@ class Span(NamedTuple):
 def spans(page: Story, deeds: list[Deed], stop: int) -> list[Span]:
     """Cut 0..stop into spans."""
     ends = {stop, *(deed.at for deed in deeds)}
-    for low, high in [(w.low, w.high) for w in (*page.windows, *page.moves)]:
+    for low, high in [w[:2] for w in page.windows] + [m[:2] for m in page.moves]:
         ends |= {low - 1, high}
     for t in page.zeros:
         ends |= {t - 1, t}
@@ -213,9 +214,7 @@ def histories(page: Story, cut: list[Span]) -> Iterator[History]:
     yield from _from(page, cut, 0, 0, [])
 
 
-def _from(
-    page: Story, cut: list[Span], at: int, moved: int, past: History
-) -> Iterator[History]:
+def _from(page: Story, cut: list[Span], at: int, moved: int, past: History) -> Iterator[History]:
     if at == len(cut):
         yield past
         return
@@ -331,8 +330,8 @@ class Life:
 def is_lost(life: Life, cut: list[Span], history: History) -> bool:
     """Play a history through to switchover."""
     for span, happened in zip(cut, history, strict=True):
-        for deed in happened:
-            life.guest(deed)
+        for what in happened:
+            life.guest(what)
         if span.zero:
             life.zeroed()
         for deed in span.deeds:

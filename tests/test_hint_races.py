@@ -36,8 +36,9 @@ def _lost(trace, name, parameters, **changes) -> int:
 
     chosen = as_parameters(replace(parameters, **changes))
     result = replay(as_trace(trace), strategy(name), chosen)[0].result
-    assert result.verdict == ("unknown" if not result.completed else
-                              "unsafe" if result.lost else "safe")
+    assert result.verdict == (
+        "unknown" if not result.completed else "unsafe" if result.lost else "safe"
+    )
     return result.lost or 0
 
 

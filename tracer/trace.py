@@ -7,7 +7,7 @@ import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tracer.format import META, MIGRATION, SAMPLED_FREELIST, SCHEMAS, Meta, Tabl
 from tracer.rows import NO_TIMES, Int64s, Rows, rows_of
 
 _HASH_CHUNK = 16 << 20
+_RECENT_BATCHES = 16
 
 
 class Trace:
@@ -257,6 +258,8 @@ class _FileSource(_Source):
                 f"{path}: no complete Arrow IPC file ({_first_line(error)}); "
                 "it was cut short or is something else"
             ) from None
+        # One trace is gone through many times: a small one is decompressed once.
+        self._recent = lru_cache(_RECENT_BATCHES)(self._decode)
         found = self._reader.schema
         self._names = schema.names
         for field in schema:
@@ -274,6 +277,9 @@ class _FileSource(_Source):
         return [0, *accumulate(self.batch(index).num_rows for index in range(count))]
 
     def batch(self, index: int) -> pa.RecordBatch:
+        return self._recent(index)
+
+    def _decode(self, index: int) -> pa.RecordBatch:
         try:
             batch = self._reader.get_batch(index)
             batch.validate()

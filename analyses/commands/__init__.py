@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from analyses.commands.accuracy import accuracy
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.replay import replay
@@ -43,6 +44,7 @@ def _app(text: str) -> typer.Typer:
 app = _app("Replay live-migration strategies over traces of dirty pages and free lists.")
 app.command("replay", context_settings=_SETTINGS)(replay)
 app.command("info", context_settings=_SETTINGS)(info)
+app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
 app.add_typer(_importers, name="import")
@@ -59,7 +61,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback(
     epilog="Exit codes: 0 done, 1 an error of dirtylog or the system, 2 a request that does not "
-    "fit, 3 a trace or recording that is missing or corrupt, 4 a trace of an unknown version."
+    "fit, 3 a trace or recording that is missing or corrupt, 4 a trace of an unknown version, 5 an "
+    "asked-for check that failed."
 )
 def _top(
     _asked: Annotated[

@@ -14,6 +14,7 @@ class Profile(StrEnum):
     """Loop profiles."""
 
     rounds = "rounds"
+    qemu = "qemu"
 
 
 class LogMode(StrEnum):

@@ -11,7 +11,7 @@ from analyses.render.terminal import Page
 from analyses.render.text import count, duration, pages, plain, size
 from tracer.readers.report import ImportReport
 
-_INDENT = 14
+_INDENT = 16
 
 
 def show(report: ImportReport, page: Page) -> None:

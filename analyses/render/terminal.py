@@ -96,12 +96,12 @@ class Bar:
         if self._progress is None:
             if time.monotonic() - self._begin < _PATIENCE:
                 return
-            self._progress = self._start()
+            self._progress = self._start(plain(what), done, total)
         self._progress.update(
             self._progress.task_ids[0], description=plain(what), completed=done, total=total
         )
 
-    def _start(self) -> Progress:
+    def _start(self, what: str, done: int, total: int) -> Progress:
         progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -110,6 +110,6 @@ class Bar:
             console=self._console,
             transient=True,
         )
-        progress.add_task("", total=None)
+        progress.add_task(what, completed=done, total=total)
         progress.start()
         return progress

@@ -95,8 +95,8 @@ def change(new: int, old: int | None) -> str:
     if new == old:
         return "0 %"
     difference = 100 * (new - old) / old
-    digits = 0 if abs(difference) >= 1 else 1
-    return f"{difference:+,.{digits}f} %" if abs(difference) >= 0.05 else f"{difference:+.2f} %"
+    digits = 0 if abs(difference) >= 0.95 else 1 if abs(difference) >= 0.05 else 2
+    return f"{difference:+,.{digits}f} %"
 
 
 def plain(text: object) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from replay.profiles.base import Outcome, Profile, Round
+from replay.profiles.base import Moment, Outcome, Profile, Round
 from tracer.errors import UsageError
 
-PROFILES = ("rounds",)
+PROFILES = ("rounds", "qemu")
 
 
 def profile(name: str) -> Profile:
@@ -18,4 +18,4 @@ def profile(name: str) -> Profile:
     return run
 
 
-__all__ = ["PROFILES", "Outcome", "Profile", "Round", "profile"]
+__all__ = ["PROFILES", "Moment", "Outcome", "Profile", "Round", "profile"]

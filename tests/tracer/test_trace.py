@@ -28,7 +28,11 @@ def write(path: Path, meta: Meta = META, **options: object) -> Trace:
     with TraceWriter(path, **options) as writer:  # type: ignore[arg-type]
         writer.write("dirty", t_ns=[1, 2, 2, 900], page=[0, 199, 3, 64], count=[1, 1, 60, 1])
         writer.write(
-            "freelist", t_ns=[0, 5, 7], page=[10, 10, 10], count=[90, 5, 5], free=[True, False, True]
+            "freelist",
+            t_ns=[0, 5, 7],
+            page=[10, 10, 10],
+            count=[90, 5, 5],
+            free=[True, False, True],
         )
         writer.write("zero", t_ns=[0], page=[100], count=[100])
         writer.write("epochs", t_ns=[500])
@@ -78,28 +82,34 @@ def test_rows_come_batch_by_batch_over_any_range(tmp_path):
 
 def test_an_existing_trace_stays_without_force(tmp_path):
     before = write(tmp_path / "a.trace").digest
-    with pytest.raises(UsageError, match="exists; .*--force"):
+    with pytest.raises(UsageError, match=r"exists; .*--force"):
         write(tmp_path / "a.trace")
     assert write(tmp_path / "a.trace", force=True).digest == before
+
+
+def _fail(path: Path, *, finish: bool) -> None:
+    with TraceWriter(path, force=True) as writer:
+        writer.write("dirty", t_ns=[5, 4], page=[0, 0], count=[1, 1])
+        if finish:
+            writer.finish(Meta(4096, 200, 1000, META.blocks, "write"))
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("finish", [False, True])
 def test_a_failed_writer_leaves_nothing(tmp_path, finish):
     write(tmp_path / "a.trace")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises((TraceError, ZeroDivisionError)), TraceWriter(  # noqa: PT012
-        tmp_path / "a.trace", force=True
-    ) as writer:
-        writer.write("dirty", t_ns=[5, 4], page=[0, 0], count=[1, 1])
-        if finish:
-            writer.finish(Meta(4096, 200, 1000, META.blocks, "write"))
-        raise ZeroDivisionError
+    with pytest.raises(TraceError if finish else ZeroDivisionError):
+        _fail(tmp_path / "a.trace", finish=finish)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
     Trace.open(tmp_path / "a.trace").validate()
 
 
 BAD_ROWS = {
-    "back": ({"t_ns": [5, 4], "page": [0, 0], "count": [1, 1]}, r"row 1: t_ns goes back from 5 to 4"),
+    "back": (
+        {"t_ns": [5, 4], "page": [0, 0], "count": [1, 1]},
+        r"row 1: t_ns goes back from 5 to 4",
+    ),
     "late": ({"t_ns": [5, 1001], "page": [0, 0], "count": [1, 1]}, r"row 1: .*past the trace's"),
     "outside": ({"t_ns": [5], "page": [199], "count": [2]}, r"row 0: run 199\+2 is outside .* 200"),
     "far": ({"t_ns": [5], "page": [2**64 - 1], "count": [1]}, r"row 0: run 18446744073709551615"),
@@ -112,9 +122,11 @@ def _raw(path: Path, meta: Meta, **tables: pa.Table) -> Path:
     path.mkdir()
     (path / "meta.json").write_text(meta.to_json())
     for name, table in tables.items():
-        with pa.OSFile(str(path / f"{name}.arrow"), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table, max_chunksize=2)
+        with (
+            pa.OSFile(str(path / f"{name}.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table, max_chunksize=2)
     return path
 
 

@@ -1,0 +1,229 @@
+"""How near a replay comes to the migration that was recorded: predicted beside real.
+
+A trace that carries a `migration.json` is replayed with profile `qemu` under that migration's own
+parameters, or the trace of another migration of the same workload under them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from analyses.recording import Recording
+from replay.engine import Migration
+from replay.parameters import Parameters
+from replay.profiles import Moment, Outcome, profile
+from replay.replay import scenarios
+from replay.result import Scenario
+from replay.strategies import strategy
+from tracer.trace import Trace
+
+#: A time may be off by one window of QEMU's (BUFFER_DELAY) before percents count.
+WINDOW_NS = 100_000_000
+#: What a tolerance is held against; the rest is shown only.
+JUDGED = ("normal_pages", "zero_pages", "wire_bytes", "syncs", "total_ns", "throttle_percent")
+_TIMES = ("total_ns", "downtime_ns")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity, real and predicted: pages, bytes, ns or percent, as the name says.
+
+    source: the trace that was replayed, JSON's `from`. error_percent: of the real value, None where
+    that is 0 and the prediction is not, or where there is no prediction.
+    """
+
+    trace: str
+    source: str
+    scenario: Scenario
+    quantity: str
+    real: int
+    predicted: int | None
+
+    @property
+    def error_percent(self) -> float | None:
+        """The difference in percent of the real value."""
+        if self.predicted is None:
+            return None
+        difference = self.predicted - self.real
+        if not difference:
+            return 0.0
+        return 100 * difference / self.real if self.real else None
+
+    def within(self, percent: float) -> bool:
+        """Whether the prediction is near enough; times may always be off by one window."""
+        if self.predicted is None:
+            return False
+        if self.quantity in _TIMES and abs(self.predicted - self.real) <= WINDOW_NS:
+            return True
+        error = self.error_percent
+        return error is not None and abs(error) <= percent
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        body = asdict(self)
+        body["from"] = body.pop("source")
+        order = ("trace", "from", "scenario", "quantity", "real", "predicted")
+        return {**{name: body[name] for name in order}, "error_percent": self.error_percent}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Bytes that remain over time: host ns and bytes, as recorded or as predicted."""
+
+    name: str
+    points: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One recorded migration and what was foretold of it."""
+
+    trace: str
+    source: str
+    rows: tuple[Row, ...]
+    curves: tuple[Curve, ...]
+    remarks: tuple[str, ...]
+
+    def missed(self, percent: float) -> list[Row]:
+        """Return the rows of the leading scenario that are held to a tolerance and exceed it."""
+        leading = self.rows[0].scenario if self.rows else None
+        return [
+            row
+            for row in self.rows
+            if row.scenario == leading and row.quantity in JUDGED and not row.within(percent)
+        ]
+
+
+def measure(
+    recording: Recording,
+    source: Trace | None = None,
+    *,
+    bandwidth: int | None = None,
+    downtime_ns: int | None = None,
+) -> Accuracy:
+    """Replay `source` (validated; its own trace where none is given) as the recording was run.
+
+    bandwidth (bytes/s) and downtime_ns stand in for what the recording does not say. Raises
+    UsageError where it does not and neither is given.
+    """
+    trace = recording.trace if source is None else source
+    parameters = recording.replay_parameters(bandwidth, downtime_ns)
+    rows: list[Row] = []
+    curves = [_recorded_curve(recording)]
+    for scenario in scenarios(trace):
+        outcome = _foretell(trace, parameters, scenario)
+        rows += _rows(recording, trace, scenario, outcome)
+        curves.append(_predicted_curve(trace, scenario, outcome, _end(recording)))
+    remarks = tuple(_remarks(recording, trace))
+    name = recording.trace.name
+    return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), remarks)
+
+
+def _foretell(trace: Trace, parameters: Parameters, scenario: Scenario) -> Outcome:
+    saturated = scenario == "saturated"
+    migration = Migration(trace, strategy("precopy"), parameters, saturated=saturated)
+    return profile(parameters.profile)(migration)
+
+
+def _rows(
+    recording: Recording, trace: Trace, scenario: Scenario, outcome: Outcome
+) -> Iterator[Row]:
+    for quantity, real, predicted in _quantities(recording, outcome):
+        if real is not None:
+            yield Row(recording.trace.name, trace.name, scenario, quantity, real, predicted)
+
+
+def _quantities(
+    recording: Recording, outcome: Outcome
+) -> Iterator[tuple[str, int | None, int | None]]:
+    """Yield each quantity's name, its real and its predicted value."""
+    moment = _moment(recording, outcome)
+    yield "normal_pages", recording.counter("normal"), moment.pages_sent
+    yield "zero_pages", recording.counter("duplicate"), moment.zero_pages_sent
+    yield "wire_bytes", recording.counter("transferred"), moment.wire_bytes
+    yield "syncs", recording.counter("dirty-sync-count"), moment.syncs
+    if recording.completed:
+        stopped = outcome.stop_ns is not None
+        yield "total_ns", recording.time_ns("total-time"), outcome.end_ns if stopped else None
+        downtime = None if outcome.stop_ns is None else outcome.end_ns - outcome.stop_ns
+        yield "downtime_ns", recording.time_ns("downtime"), downtime
+    if recording.capabilities.get("auto-converge"):
+        real = recording.throttles
+        foretold = [step for step in outcome.throttles if step[0] <= moment.host_ns]
+        yield "throttle_percent", real[-1][1] if real else 0, foretold[-1][1] if foretold else 0
+        yield "throttle_steps", len(real), len(foretold)
+    copied = _by_epoch(outcome, moment.host_ns)
+    for number, sync in enumerate(recording.recorded.get("syncs") or ()):
+        predicted = copied[number] if number < len(copied) else None
+        yield f"normal_pages_epoch_{number + 1}", sync.get("normal"), predicted
+
+
+def _end(recording: Recording) -> int | None:
+    """Return when a migration that did not complete was left, None for one that did."""
+    return None if recording.completed else recording.end_ns
+
+
+def _moment(recording: Recording, outcome: Outcome) -> Moment:
+    """Return the foretold counters: the last ones, or those of when a migration was cancelled."""
+    end = _end(recording)
+    if end is None:
+        return outcome.course[-1]
+    before = [moment for moment in outcome.course if moment.host_ns <= end]
+    return before[-1] if before else outcome.course[0]
+
+
+def _by_epoch(outcome: Outcome, end_ns: int) -> list[int]:
+    """Return the pages with content that were copied from each sync to the next, up to `end_ns`.
+
+    The last sync is the one that follows the stop.
+    """
+    copied: list[int] = []
+    before = 0
+    for moment in outcome.course:
+        if moment.host_ns > end_ns:
+            break
+        copied += [0] * (moment.syncs - len(copied))
+        copied[-1] += moment.pages_sent - before
+        before = moment.pages_sent
+    return copied
+
+
+def _recorded_curve(recording: Recording) -> Curve:
+    polls = recording.recorded.get("polls") or ()
+    return Curve("real", tuple((poll["t_host_ns"], poll["remaining"]) for poll in polls))
+
+
+def _predicted_curve(trace: Trace, scenario: Scenario, outcome: Outcome, end: int | None) -> Curve:
+    size = trace.meta.page_size
+    return Curve(
+        scenario,
+        tuple(
+            (moment.host_ns, moment.pending_pages * size)
+            for moment in outcome.course
+            if end is None or moment.host_ns <= end
+        ),
+    )
+
+
+def _remarks(recording: Recording, trace: Trace) -> Iterator[str]:
+    name = recording.trace.name
+    lacking = recording.lacking()
+    if lacking:
+        yield f"{name}: it ran with {', '.join(lacking)}, which the model lacks"
+    if not recording.completed:
+        status = recording.final.get("status", "of unknown status")
+        yield (
+            f"{name}: the migration was {status}, not completed: compared up to when its counters "
+            "were read, without times"
+        )
+        if recording.end_ns is None:
+            yield f"{name}: when that was is not recorded: compared with the replay's end"
+    if not recording.parameters:
+        yield f"{name}: its parameters were not recorded: QEMU's defaults, or what was passed"
+    if trace.meta.hinting or recording.trace.meta.hinting:
+        yield (
+            f"{name}: free page hinting was on while recording: the replay knows nothing of the "
+            "pages that were skipped"
+        )

@@ -1,0 +1,145 @@
+"""A migration that was recorded along with a trace: how it was run, what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from replay.parameters import Parameters
+from replay.throttle import AutoConverge
+from tracer.errors import TraceError, UsageError
+from tracer.trace import Trace
+
+MS_NS = 1_000_000
+#: Capabilities that change what is sent or when, and that the model lacks.
+_LACKING = (
+    "multifd",
+    "xbzrle",
+    "compress",
+    "postcopy-ram",
+    "postcopy-preempt",
+    "background-snapshot",
+    "x-colo",
+    "block",
+    "zero-blocks",
+    "mapped-ram",
+    "dirty-limit",
+    "rdma-pin-all",
+    "x-ignore-shared",
+)
+#: Parameters that do the same where they are not 0.
+_LACKING_PARAMETERS = ("avail-switchover-bandwidth",)
+#: max-bandwidth 0 means none: beyond any line.
+_UNLIMITED = 1 << 60
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What `migration.json` of a trace says, with QEMU's own names where they are QEMU's.
+
+    final: the last answer of query-migrate. recorded: the course, in host ns since the first sync.
+    """
+
+    trace: Trace
+    final: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    capabilities: Mapping[str, bool]
+    recorded: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, trace: Trace) -> Recording:
+        """Return what was recorded along with a trace.
+
+        Raises TraceError where nothing was, or no counters of RAM.
+        """
+        body = trace.migration
+        if body is None:
+            raise TraceError(
+                f"{trace.path}: no migration was recorded along (no migration.json): there is "
+                "nothing to compare with"
+            )
+        if not isinstance(body.get("ram"), dict):
+            raise TraceError(f'{trace.path}/migration.json: no counters of RAM (no object "ram")')
+        parts = (body.get(key) or {} for key in ("parameters", "capabilities", "recorded"))
+        for key, part in zip(("parameters", "capabilities", "recorded"), parts, strict=True):
+            if not isinstance(part, dict):
+                raise TraceError(f'{trace.path}/migration.json: "{key}" is no object')
+        return cls(
+            trace,
+            body,
+            body.get("parameters") or {},
+            body.get("capabilities") or {},
+            body.get("recorded") or {},
+        )
+
+    @property
+    def completed(self) -> bool:
+        """Whether QEMU said that the migration completed."""
+        return self.final.get("status") == "completed"
+
+    def counter(self, name: str) -> int | None:
+        """Return a counter of query-migrate's `ram`, None where it has none of that name."""
+        value = self.final["ram"].get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def time_ns(self, name: str) -> int | None:
+        """Return one of query-migrate's times (whole ms), None where it has none of that name."""
+        value = self.final.get(name)
+        return value * MS_NS if isinstance(value, int) else None
+
+    @property
+    def end_ns(self) -> int | None:
+        """Host ns since the first sync at which the counters were read, None if not known."""
+        polls = self.recorded.get("polls") or ()
+        return polls[-1]["t_host_ns"] if polls else None
+
+    @property
+    def throttles(self) -> list[tuple[int, int]]:
+        """Host ns and percent of each change of the throttle."""
+        steps = self.recorded.get("throttles") or ()
+        both = [(0, 0), *((step["t_host_ns"], step["percent"]) for step in steps)]
+        return [after for before, after in pairwise(both) if before[1] != after[1]]
+
+    def lacking(self) -> list[str]:
+        """Return by name what the migration was run with and the model lacks."""
+        found = [name for name in _LACKING if self.capabilities.get(name)]
+        return found + [name for name in _LACKING_PARAMETERS if self.parameters.get(name)]
+
+    def replay_parameters(self, bandwidth: int | None, downtime_ns: int | None) -> Parameters:
+        """Return how to replay it: as it was run, but for what is given here.
+
+        Raises UsageError where the recording does not say and nothing is given.
+        """
+        given = self.parameters
+        if bandwidth is None:
+            if "max-bandwidth" not in given:
+                raise UsageError(
+                    f"{self.trace.path}: its max-bandwidth was not recorded; pass --bandwidth"
+                )
+            bandwidth = int(given["max-bandwidth"]) or _UNLIMITED
+        if downtime_ns is None:
+            downtime_ns = int(given.get("downtime-limit", 300)) * MS_NS
+        accelerator = str(self.trace.meta.source.get("accelerator", ""))
+        return Parameters(
+            bandwidth=bandwidth,
+            downtime_limit_ns=downtime_ns,
+            profile="qemu",
+            log_mode="manual" if accelerator == "kvm" else "legacy",
+            auto_converge=self._auto_converge(),
+            sync_waits=accelerator == "tcg",
+            at_end="loop",
+        )
+
+    def _auto_converge(self) -> AutoConverge | None:
+        if not self.capabilities.get("auto-converge"):
+            return None
+        usual, given = AutoConverge(), self.parameters
+        return AutoConverge(
+            trigger=int(given.get("throttle-trigger-threshold", usual.trigger)),
+            initial=int(given.get("cpu-throttle-initial", usual.initial)),
+            increment=int(given.get("cpu-throttle-increment", usual.increment)),
+            maximum=int(given.get("max-cpu-throttle", usual.maximum)),
+            tailslow=bool(given.get("cpu-throttle-tailslow", usual.tailslow)),
+        )

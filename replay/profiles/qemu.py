@@ -1,0 +1,287 @@
+"""QEMU's pre-copy loop (the model, section 3, profile `qemu`).
+
+Read from 7.2 and later (migration/migration.c: migration_thread, migration_iteration_run,
+migration_update_counters, migration_rate_limit; migration/ram.c: ram_save_iterate,
+ram_find_and_save_block, find_dirty_block, save_page_header, ram_save_pending,
+migration_bitmap_sync; migration/qemu-file.c: qemu_file_rate_limit):
+
+- Time is cut in windows of 100 ms (BUFFER_DELAY), counted in whole ms. In each a tenth of
+  max-bandwidth may be put on the wire; a page is begun as long as no more than that has been. Then
+  the sender sleeps until the window is 100 ms old.
+- A window ends when the loop finds it 100 ms old. What was put on the wire in it by the ms it took
+  is the measured bandwidth; times downtime-limit that is the threshold. It is 0 in the first one.
+- The loop asks for what is pending when it comes round: at each window's start and after more than
+  50 ms of sending (MAX_WAIT, looked at after every 64th page). Below the threshold there is a sync,
+  and if still below, or with nothing pending, the guest is stopped, with a last sync.
+- The cursor goes round over the blocks in migration order; a sync does not move it. A search that
+  finds nothing leaves it at the end of the block where it began.
+- The first sync comes before the first page. A block's first page in a row carries its name; an
+  iteration begins with 5 bytes and ends with 13, of which QEMU counts 8 as RAM (ram.transferred).
+
+Where versions differ: 7.2 decides by the count of pending pages, syncing as it counts
+(ram_save_pending); since 8.0 an estimate comes first and an exact count, with its sync, below the
+threshold (ram_state_pending_estimate, ram_state_pending_exact), which comes to the same; 8.2 adds
+avail-switchover-bandwidth in place of the measured one; since 9.0 zero pages may be sought by the
+multifd threads (zero-page-detection), which is not modelled. Nor is what other devices send.
+"""
+
+from __future__ import annotations
+
+from replay import kernels as k
+from replay.engine import Migration
+from replay.link import link_constants, named, wire_bytes
+from replay.profiles.base import Moment, Outcome, Reason, Round
+from replay.profiles.steps import (
+    counters,
+    drain,
+    exhausted,
+    round_row,
+    wait_for_answer,
+)
+from replay.throttle import Throttle, sleep_left
+
+MS_NS = 1_000_000
+#: BUFFER_DELAY: a window's length in ms, and how many make a second (XFER_LIMIT_RATIO).
+WINDOW_MS = 100
+_WINDOWS_A_SECOND = 10
+#: MAX_WAIT: an iteration ends when it has lasted longer than so many whole ms, ...
+_MAX_WAIT_MS = 50
+#: ... which it looks at after the first page and every 64th from there.
+_LOOK_EVERY = 64
+#: Bytes around the pages of an iteration: savevm's section header; the end of RAM and a footer.
+_HEAD_BYTES, _EOS_BYTES, _FOOT_BYTES = 5, 8, 5
+
+
+def run(migration: Migration) -> Outcome:
+    """Run a migration as QEMU does until it switches over or the trace knows no more."""
+    return _Loop(migration).run()
+
+
+class _Window:
+    """One window: what may still be sent, and what the last one measured.
+
+    All bytes on the wire so far are `migration.bytes_sent` and what is around the iterations.
+    """
+
+    def __init__(self, migration: Migration):
+        parameters = migration.parameters
+        self._migration = migration
+        self._budget = parameters.bandwidth // _WINDOWS_A_SECOND
+        self._limit_ns = parameters.downtime_limit_ns
+        self.iterations = 0
+        self._start_ms = 0
+        self._start_bytes = 0
+        #: Bytes; 0 until a window has been measured.
+        self.threshold = 0
+
+    @property
+    def _sent(self) -> int:
+        around = _HEAD_BYTES + _EOS_BYTES + _FOOT_BYTES
+        return self._migration.bytes_sent + self.iterations * around
+
+    @property
+    def spent(self) -> bool:
+        """Whether the sender has to sleep until the window ends."""
+        return self._sent - self._start_bytes > self._budget
+
+    def page_limit(self) -> int:
+        """Return up to which `bytes_sent` the iteration that begins may begin another page."""
+        left = self._start_bytes + self._budget - self._sent - _HEAD_BYTES
+        return self._migration.bytes_sent + left
+
+    def look(self, now: int) -> None:
+        """Begin the next window if this one is old enough (migration_update_counters)."""
+        now_ms = now // MS_NS
+        took = now_ms - self._start_ms
+        if took < WINDOW_MS:
+            return
+        sent = self._sent
+        self.threshold = (sent - self._start_bytes) * self._limit_ns // (took * MS_NS)
+        self._start_ms, self._start_bytes = now_ms, sent
+
+    def sleep_ns(self, now: int) -> int:
+        """Return for how long the sender sleeps, in whole ms (migration_rate_limit)."""
+        return (self._start_ms + WINDOW_MS - now // MS_NS) * MS_NS
+
+
+class _Loop:
+    """migration_thread: the windows, the iterations and the checks between them."""
+
+    def __init__(self, migration: Migration):
+        parameters, meta = migration.parameters, migration.trace.meta
+        self._migration = migration
+        self._page_size = meta.page_size
+        self._rounds: list[Round] = []
+        self._throttles: list[tuple[int, int]] = []
+        self._course: list[Moment] = []
+        self._throttle = None
+        if parameters.auto_converge is not None:
+            self._throttle = Throttle(parameters.auto_converge, 0)
+        migration.send_over(
+            link_constants(meta.page_size, parameters.line_rate, parameters.zero_page_ns),
+            named(meta.blocks),
+        )
+        self._window = _Window(migration)
+        self._before = counters(migration)
+        self._since = 0
+
+    def run(self) -> Outcome:
+        """Run it."""
+        migration, window = self._migration, self._window
+        migration.begin(first_sync=True)
+        now = wait_for_answer(migration) if migration.strategy.start == "wait" else 0
+        migration.round = 1
+        self._since = now
+        while True:
+            if not window.spent:
+                now, outcome = self._check(now)
+                if outcome is not None:
+                    return outcome
+                now = self._iterate(now)
+                self._note(now)
+            window.look(now)
+            if window.spent:
+                now = self._wait(now, window.sleep_ns(now) + migration.parameters.wake_ns)
+
+    def _check(self, now: int) -> tuple[int, Outcome | None]:
+        """migration_iteration_run: sync if little is pending, and stop if still so.
+
+        Returns when that is over, and how the migration ended if it did.
+        """
+        migration = self._migration
+        if self._pending_bytes >= self._window.threshold:
+            if migration.pending_now:
+                return now, None
+            return now, self._switch_over(now, "downtime-limit")
+        drained = drain(migration, now)
+        if drained is None or migration.clock.guest(drained) > migration.last_guest_ns:
+            self._end_row(now, None)
+            return now, self._give_up(drained)
+        now = self._sync(drained)
+        reason = self._reason()
+        if reason is not None:
+            return now, self._switch_over(now, reason)
+        migration.ask_after_sync(now)
+        return now, None
+
+    @property
+    def _pending_bytes(self) -> int:
+        return self._migration.pending_now * self._page_size
+
+    def _reason(self) -> Reason | None:
+        migration, pending = self._migration, self._pending_bytes
+        if not pending or pending < self._window.threshold:
+            return "downtime-limit"
+        limit = migration.parameters.max_rounds
+        if limit is not None and migration.round >= limit:
+            return "max-rounds"
+        return None
+
+    def _sync(self, now: int) -> int:
+        """Make a regular sync; return when it is over."""
+        migration = self._migration
+        migration.regular_sync(now)
+        self._end_row(now, migration.pending_now)
+        return self._after_sync(now)
+
+    def _after_sync(self, now: int) -> int:
+        """Let the sync wait for throttled vCPUs, then see to the throttle (auto-converge)."""
+        migration, throttle = self._migration, self._throttle
+        if throttle is None:
+            return now
+        if migration.parameters.sync_waits and self._throttles:
+            set_ns, percent = self._throttles[-1]
+            now = self._wait(now, sleep_left(percent, now - set_ns))
+        sent = migration.bytes_sent + self._framing
+        if throttle.synced(now // MS_NS, migration.dirtied * self._page_size, sent):
+            migration.throttle(now, throttle.percent)
+            self._throttles.append((now, throttle.percent))
+        return now
+
+    @property
+    def _framing(self) -> int:
+        return self._window.iterations * _EOS_BYTES
+
+    def _iterate(self, start: int) -> int:
+        """ram_save_iterate: send until the budget, the time or the work is done; return when."""
+        migration = self._migration
+        migration.link_free(start, None)
+        limit, copied = self._window.page_limit(), migration.copies
+        migration.limit(limit)
+        deadline = start + (_MAX_WAIT_MS + 1) * MS_NS
+        while True:
+            due = migration.next_due()
+            until = min(due, deadline)
+            status = migration.sweep(until)
+            if status == k.SPENT or (status == k.SWEPT and not self._wrap()):
+                break
+            if status == k.DUE and until == due:
+                migration.settle(due)
+            if status == k.DUE and until == deadline:
+                # The page under way at that moment is through; the next look may be later.
+                more = -(migration.copies - copied - 1) % _LOOK_EVERY
+                migration.limit(limit, migration.copies + more)
+                deadline = k.FOREVER
+        self._window.iterations += 1
+        return migration.link_ns
+
+    def _wrap(self) -> bool:
+        """The cursor is through: let it begin again; return whether anything is pending."""
+        migration = self._migration
+        now, pending = migration.link_ns, migration.pending_now
+        migration.end_round(now)
+        self._end_row(now, None)
+        migration.round += 1
+        migration.link_free(now, 0 if pending else migration.block_end)
+        return pending > 0
+
+    def _wait(self, now: int, wait: int) -> int:
+        """Let the guest run, link idle; return when that is over."""
+        migration, end = self._migration, now + wait
+        while True:
+            due = migration.next_due()
+            migration.idle(min(due, end))
+            if due > end:
+                return end
+            migration.settle(due)
+
+    def _note(self, now: int) -> None:
+        migration = self._migration
+        sent, zero = (int(migration.memory.ctl[slot]) for slot in (k.SENT, k.ZERO_SENT))
+        size = migration.bytes_sent + self._framing
+        moment = Moment(now, sent, zero, size, migration.syncs, migration.pending_now)
+        self._course.append(moment)
+
+    def _end_row(self, now: int, pending: int | None) -> None:
+        self._rounds.append(round_row(self._migration, self._before, self._since, now, pending))
+        self._before, self._since = counters(self._migration), now
+
+    def _switch_over(self, now: int, reason: Reason) -> Outcome:
+        """migration_completion, ram_save_complete: stop the guest, sync, send the rest."""
+        migration = self._migration
+        migration.stop_guest(now)
+        migration.sync(now)
+        migration.end_round(now)
+        end = migration.copy_rest(now)
+        self._rounds.append(round_row(migration, self._before, now, end, None, stopped=True))
+        return self._outcome(reason, end, now)
+
+    def _give_up(self, now: int | None) -> Outcome:
+        """End where a sync would know nothing of the guest any more."""
+        end = exhausted(self._migration, now, self._rounds)
+        return self._outcome(end.reason, end.end_ns, None)
+
+    def _outcome(self, reason: Reason, end: int, stop: int | None) -> Outcome:
+        sent = sum(row.pages_sent for row in self._rounds)
+        zero = sum(row.zero_pages_sent for row in self._rounds)
+        names = self._migration.bytes_sent - wire_bytes(self._page_size, sent, zero)
+        self._note(end)
+        return Outcome(
+            reason,
+            end,
+            stop,
+            tuple(self._rounds),
+            names + self._framing,
+            tuple(self._throttles),
+            tuple(self._course),
+        )

@@ -1,0 +1,85 @@
+"""Auto-converge: taking time from the vCPUs where a migration makes no progress.
+
+What QEMU does (migration/ram.c, migration_trigger_throttle and mig_throttle_guest_down;
+cpu-throttle.c), 7.2 and later alike but for one thing: since 9.2 a timer makes syncs of its own
+while the guest is throttled and an iteration lasts long, which is not modelled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: A throttled vCPU runs for a slice of 10 ms, then sleeps (CPU_THROTTLE_TIMESLICE_NS).
+TIMESLICE_NS = 10_000_000
+#: Syncs count towards the trigger when a period is longer than this.
+_PERIOD_MS = 1000
+
+
+@dataclass(frozen=True)
+class AutoConverge:
+    """QEMU's migration parameters: throttle-trigger-threshold, cpu-throttle-*, max-cpu-throttle.
+
+    All in percent. trigger: how much of the bytes sent in a period may be dirtied again.
+    """
+
+    trigger: int = 50
+    initial: int = 20
+    increment: int = 10
+    maximum: int = 99
+    tailslow: bool = False
+
+
+class Throttle:
+    """Follows the syncs of a migration and says when to slow the guest, and how much.
+
+    percent: what is taken from the vCPUs now. Times are whole ms of the host.
+    """
+
+    def __init__(self, settings: AutoConverge, now_ms: int):
+        self.percent = 0
+        self._settings = settings
+        self._period_ms = now_ms
+        self._dirtied_before = self._sent_before = 0
+        self._high = 0
+
+    def synced(self, now_ms: int, dirtied: int, sent: int) -> bool:
+        """Take down a sync that is over; return whether the throttle has changed.
+
+        dirtied: bytes of the pages that syncs have made pending. sent: bytes of RAM sent. Both
+        since the migration began.
+        """
+        if now_ms <= self._period_ms + _PERIOD_MS:
+            return False
+        allowed = (sent - self._sent_before) * self._settings.trigger // 100
+        again = dirtied - self._dirtied_before
+        self._period_ms, self._sent_before, self._dirtied_before = now_ms, sent, dirtied
+        if again <= allowed:
+            return False
+        self._high += 1
+        if self._high < 2:
+            return False
+        self._high = 0
+        self.percent, before = self._next(again, allowed), self.percent
+        return self.percent != before
+
+    def _next(self, dirtied: int, allowed: int) -> int:
+        settings = self._settings
+        if not self.percent:
+            return settings.initial
+        step = settings.increment
+        if settings.tailslow:
+            # The share of its time with which the guest would dirty just what is allowed.
+            left = 100 - self.percent
+            step = min(left - left * allowed // dirtied, step)
+        return min(self.percent + step, settings.maximum)
+
+
+def sleep_left(percent: int, since_ns: int) -> int:
+    """Return the ns that a throttled vCPU still sleeps, `since_ns` after the throttle was set.
+
+    Its timer ticks first after a time slice, then once a slice of running and the sleep that
+    follows the tick (cpu_throttle_timer_tick, cpu_throttle_thread).
+    """
+    sleep = TIMESLICE_NS * percent // (100 - percent)
+    phase = (since_ns - TIMESLICE_NS) % (TIMESLICE_NS + sleep)
+    return max(sleep - phase, 0) if since_ns >= TIMESLICE_NS else 0
