@@ -7,7 +7,6 @@ at each seam the free list's difference stands as rows, so that no page is freed
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -50,8 +49,7 @@ class Feed:
             high = len(rows.t) if stop is None else min(stop - base, len(rows.t))
             if low < high:
                 part = slice(low, high)
-                free = rows.free[part]
-                yield Rows(rows.t[part], rows.page[part], rows.count[part], free)
+                yield _part(rows, part)
             base += len(rows.t)
             if stop is not None and base >= stop:
                 return
@@ -70,13 +68,23 @@ def _looped(trace: Trace, table: TableName, passes: int) -> Iterator[Rows]:
     for turn in range(1, passes):
         shift = turn * trace.meta.duration_ns
         if turn_back is not None and len(turn_back.t):
-            yield replace(turn_back, t=turn_back.t + shift)
+            yield _part(turn_back, slice(None), shift)
         for rows in trace.rows(table):
             # Rows at the start are the first pass's initial state, and contents are kept.
             first = int(np.searchsorted(rows.t, 0, side="right"))
             if first < len(rows.t):
-                part = slice(first, None)
-                yield Rows(rows.t[part] + shift, rows.page[part], rows.count[part], rows.free[part])
+                yield _part(rows, slice(first, None), shift)
+
+
+def _part(rows: Rows, part: slice, shift: int = 0) -> Rows:
+    since = rows.since if len(rows.since) else rows.t
+    return Rows(
+        rows.t[part] + shift,
+        rows.page[part],
+        rows.count[part],
+        rows.free[part],
+        since[part] + shift,
+    )
 
 
 def looped_epochs(trace: Trace, passes: int) -> Int64s:

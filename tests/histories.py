@@ -369,8 +369,8 @@ def losable(case: Case, page: int, observation: Observation, most: int) -> Histo
     migration = observation.migration
     stop = migration.clock.guest(observation.stop_ns)
     tale = story(case.recording, page, stop)
-    if not tale.free and not tale.moves:
-        return None  # no report ever names it
+    if migration.hold == "done" or (not tale.free and not tale.moves):
+        return None  # a report that names it holds it for good, or none ever names it
     chunk = bisect_right(migration.memory.chunks.tolist(), page) - 1
     deeds = [
         deed
