@@ -7,15 +7,19 @@ parameters, or the trace of another migration of the same workload under them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analyses.recording import Recording
+from replay.clock import Clock
+from replay.contained import contained_reports
 from replay.engine import Migration
+from replay.pacing import keeps_pace, on_host_time
 from replay.parameters import Parameters
 from replay.profiles import Moment, Outcome, profile
 from replay.replay import scenarios
 from replay.result import Scenario
+from replay.rewrites import expected
 from replay.strategies import strategy
 from tracer.trace import Trace
 
@@ -87,8 +91,12 @@ class Accuracy:
     remarks: tuple[str, ...]
 
     def missed(self, percent: float) -> list[Row]:
-        """Return the rows of the leading scenario that are held to a tolerance and exceed it."""
-        leading = self.rows[0].scenario if self.rows else None
+        """Return the rows that are held to a tolerance and exceed it.
+
+        They are those of scenario `expected`, or of the first where there is no such.
+        """
+        known = [row.scenario for row in self.rows]
+        leading = "expected" if "expected" in known else next(iter(known), None)
         return [
             row
             for row in self.rows
@@ -105,25 +113,66 @@ def measure(
 ) -> Accuracy:
     """Replay `source` (validated; its own trace where none is given) as the recording was run.
 
-    bandwidth (bytes/s) and downtime_ns stand in for what the recording does not say. Raises
-    UsageError where it does not and neither is given.
+    bandwidth (bytes/s) and downtime_ns go before what was recorded. Raises UsageError where the
+    recording does not say the bandwidth and none is given.
     """
     trace = recording.trace if source is None else source
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
+    if parameters.auto_converge is not None:
+        trace, paced = _as_throttled(trace)
+        parameters = replace(parameters, paced=paced)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]
-    for scenario in scenarios(trace):
-        outcome = _foretell(trace, parameters, scenario)
+    outlasted: list[str] = []
+    for scenario in _scenarios(trace):
+        hinted = recording.trace.meta.hinting
+        outcome = _foretell(trace, parameters, scenario, hinted=hinted)
         rows += _rows(recording, trace, scenario, outcome)
+        if _outlasts(recording, trace, outcome):
+            outlasted.append(scenario)
         curves.append(_predicted_curve(trace, scenario, outcome, _end(recording)))
-    remarks = tuple(_remarks(recording, trace))
+    remarks = [*_remarks(recording, trace, parameters)]
+    if outlasted:
+        remarks.append(
+            f"{recording.trace.name}: the replay ({', '.join(outlasted)}) outlasts the trace "
+            f"{trace.name}, which is repeated"
+        )
     name = recording.trace.name
-    return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), remarks)
+    return Accuracy(
+        name, trace.name, tuple(rows), tuple(c for c in curves if c.points), tuple(remarks)
+    )
 
 
-def _foretell(trace: Trace, parameters: Parameters, scenario: Scenario) -> Outcome:
+def _scenarios(trace: Trace) -> tuple[Scenario, ...]:
+    """Return the scenarios, with what the working-set model expects where writes are hidden."""
+    found = scenarios(trace)
+    if trace.meta.resolution != "first-write":
+        return found
+    return (*found[:1], "expected", *found[1:])
+
+
+def _as_throttled(trace: Trace) -> tuple[Trace, bool]:
+    """Return the trace as a throttled guest would have written it, and whether it kept its pace."""
+    own = Recording.of(trace) if trace.migration is not None else None
+    if own is None or not own.throttles or trace.meta.resolution != "first-write":
+        return trace, False
+    timed = on_host_time(trace, own.throttles)
+    return (timed, True) if keeps_pace(timed, own.throttles) else (trace, False)
+
+
+def _foretell(trace: Trace, parameters: Parameters, scenario: Scenario, *, hinted: bool) -> Outcome:
     saturated = scenario == "saturated"
-    migration = Migration(trace, strategy("precopy"), parameters, saturated=saturated)
+    # Found before rewrites are drawn: a report shows in first writes.
+    contained = contained_reports(trace) if hinted else None
+    if scenario == "expected":
+        trace = expected(trace)
+    migration = Migration(
+        trace,
+        strategy("precopy"),
+        parameters,
+        saturated=saturated,
+        contained=contained,
+    )
     return profile(parameters.profile)(migration)
 
 
@@ -174,6 +223,17 @@ def _moment(recording: Recording, outcome: Outcome) -> Moment:
     return before[-1] if before else outcome.course[0]
 
 
+def _outlasts(recording: Recording, trace: Trace, outcome: Outcome) -> bool:
+    """Return whether what was foretold needed more of the trace than there is."""
+    throttles = () if trace.meta.clock == "host" else outcome.throttles
+    clock = Clock()
+    for host, percent in throttles:
+        clock.throttle(host, percent)
+    stop = outcome.end_ns if outcome.stop_ns is None else outcome.stop_ns
+    until = max(min(stop, _end(recording) or stop), clock.segments[-1][0])
+    return clock.guest(until) > trace.meta.duration_ns + WINDOW_NS
+
+
 def _by_epoch(outcome: Outcome, end_ns: int) -> list[int]:
     """Return the pages with content that were copied from each sync to the next, up to `end_ns`.
 
@@ -207,8 +267,12 @@ def _predicted_curve(trace: Trace, scenario: Scenario, outcome: Outcome, end: in
     )
 
 
-def _remarks(recording: Recording, trace: Trace) -> Iterator[str]:
+def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iterator[str]:
     name = recording.trace.name
+    if parameters.auto_converge is not None:
+        pace = "as fast as before" if parameters.paced else "slower"
+        how = "as its recording shows" if parameters.paced else "assumed"
+        yield f"{name}: a throttled guest does its work {pace} ({how})"
     lacking = recording.lacking()
     if lacking:
         yield f"{name}: it ran with {', '.join(lacking)}, which the model lacks"
@@ -222,8 +286,13 @@ def _remarks(recording: Recording, trace: Trace) -> Iterator[str]:
             yield f"{name}: when that was is not recorded: compared with the replay's end"
     if not recording.parameters:
         yield f"{name}: its parameters were not recorded: QEMU's defaults, or what was passed"
-    if trace.meta.hinting or recording.trace.meta.hinting:
+    if trace.meta.hinting != recording.trace.meta.hinting:
         yield (
-            f"{name}: free page hinting was on while recording: the replay knows nothing of the "
-            "pages that were skipped"
+            f"{name}: free page hinting was on in one of it and {trace.name} and off in the other; "
+            "what hinting does to the guest is not foretold"
+        )
+    elif trace.meta.hinting:
+        yield (
+            f"{name}: free page hinting was on while recording: reported blocks are those that the "
+            "guest zeroed as it took them (init_on_alloc), pages skipped count as zero pages"
         )

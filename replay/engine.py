@@ -14,6 +14,7 @@ import numpy as np
 
 from replay import kernels as k
 from replay.clock import Clock
+from replay.contained import BLOCK_PAGES, Contained
 from replay.feed import Feed, looped_epochs, seam
 from replay.hints import Hinting, Report, Stage
 from replay.link import link_constants, nameless
@@ -51,6 +52,7 @@ class Migration:
     """A migration under way.
 
     trace: validated. saturated: hidden writes happen without pause (the model, section 7).
+    contained: reports of the recorded guest, handled when guest time reaches them.
     watch: int64, ascending pages whose passes are noted in `events`. on_rows is called now and
     then with the number of dirty rows replayed.
     """
@@ -63,6 +65,7 @@ class Migration:
         *,
         saturated: bool = False,
         watch: Int64s = _NO_PAGES,
+        contained: Contained | None = None,
         on_rows: Callable[[int], None] | None = None,
     ):
         self.trace = trace
@@ -74,7 +77,7 @@ class Migration:
             trace.meta,
             manual=parameters.log_mode == "manual",
             clear_chunk=parameters.clear_chunk,
-            hints=strategy.hints,
+            hints=strategy.hints or contained is not None,
             saturated=saturated,
         )
         self.syncs = 0
@@ -102,6 +105,8 @@ class Migration:
         self._passed = np.zeros(len(watch), np.int64)
         self._sent = np.zeros(len(watch), np.bool_)
         self._next_tick: int | None = None
+        self._contained = contained or Contained(_NO_PAGES, _NO_PAGES)
+        self._named = 0
 
     # -- time ---------------------------------------------------------------------------------
 
@@ -158,22 +163,20 @@ class Migration:
         """Begin no copy once more than `size` bytes, or `copies` pages, have been sent in all."""
         self.memory.ctl[k.BYTES_LIMIT], self.memory.ctl[k.COPIES_LIMIT] = size, copies
 
-    def link_free(self, now: int, page: int | None = 0) -> None:
-        """Begin a run of copies: the link is free from `now`, the cursor goes to `page`.
+    def link_free(self, now: int) -> None:
+        """Begin a run of copies where the cursor stands: the link is free from `now`."""
+        self.memory.ctl[k.LINK_NS], self.memory.ctl[k.LINK_REST] = now, 0
 
-        Without a page it stays where it is. Pages before it count as passed at `now`.
-        """
-        ctl = self.memory.ctl
-        ctl[k.LINK_NS], ctl[k.LINK_REST] = now, 0
-        if page is None:
-            return
+    def move_cursor(self, page: int, now: int) -> None:
+        """Let the search for pending pages go on at `page`; those before count as passed `now`."""
         passed = int(np.searchsorted(self.watch, page))
         self._passed[:passed], self._sent[:passed] = now, False
-        ctl[k.CURSOR], ctl[k.WATCHED] = page, passed
+        self.memory.ctl[k.CURSOR], self.memory.ctl[k.WATCHED] = page, passed
 
     def next_due(self) -> int:
         """Return when the next thing about reports is due."""
         tick = k.FOREVER if self._next_tick is None else self._next_tick
+        tick = min(tick, self._next_contained())
         return min((tick, *(report.due_ns for report in self.hinting.outstanding)))
 
     def sweep(self, until: int) -> int:
@@ -192,7 +195,7 @@ class Migration:
 
     def settle(self, now: int) -> None:
         """Do all about reports that is due at `now`, in the model's order, until nothing is."""
-        while self._requests_due(now) + self._reports_due(now):
+        while self._contained_due(now) + self._requests_due(now) + self._reports_due(now):
             pass
 
     # -- deeds --------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ class Migration:
         """Stop the guest for good and copy what is pending; return the time of the last byte."""
         self.clock.stop(now)
         self._set_clock()
-        self.link_free(now)
+        self.move_cursor(0, now)
         return self.copy_rest(now)
 
     def copy_rest(self, now: int) -> int:
@@ -288,7 +291,7 @@ class Migration:
         Returns the time of the last byte.
         """
         self._note("stop", now)
-        self.link_free(now, None)
+        self.link_free(now)
         self.limit()
         self._run(k.FOREVER)
         if self.pending_now:
@@ -338,6 +341,21 @@ class Migration:
                 else:
                     hinting.consume(report, now)
         return moved
+
+    def _next_contained(self) -> int:
+        if self._named == len(self._contained.t):
+            return k.FOREVER
+        host = self.clock.host(int(self._contained.t[self._named]))
+        return k.FOREVER if host is None else host
+
+    def _contained_due(self, now: int) -> int:
+        handled = 0
+        while self._next_contained() <= now:
+            first = int(self._contained.page[self._named])
+            self._to_copy -= self.memory.skip_run(first, BLOCK_PAGES)
+            self._named += 1
+            handled += 1
+        return handled
 
     def _held(self, report: Report) -> Iterator[Rows]:
         """Yield the free-list rows whose takes a hold would have sent elsewhere."""

@@ -32,6 +32,12 @@ class Judgement:
     lost_pages: Int64s
 
 
+def memory_needed(pages: int, *, manual: bool, hints: bool, saturated: bool) -> int:
+    """Return about how many bytes the bitmaps of a replay take."""
+    bits = 8 + manual + 2 * hints + saturated + 2 * hints  # the last: reports under way
+    return pages * bits // 8
+
+
 class Memory:
     """The bitmaps of one guest and the operations that a migration does on them.
 
@@ -109,6 +115,17 @@ class Memory:
     def skip(self, report: Words) -> int:
         """Clear pending bits; `report` keeps those that were set; return their number."""
         return int(k.skip(self.state, report, self.skipped))
+
+    def skip_run(self, first: int, count: int) -> int:
+        """Clear the pending bits of a run of pages; return how many were set."""
+        report = np.zeros(len(self.state), np.uint64)
+        page, end = first, first + count
+        while page < end:
+            low = page & 63
+            width = min(64 - low, end - page)
+            report[page >> 6] = np.uint64(((1 << width) - 1) << low)
+            page += width
+        return self.skip(report)
 
     def note_missed(self, skipped: Words) -> int:
         """Count the pages just skipped that are lost as things stand, and remember them."""

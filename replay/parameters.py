@@ -33,7 +33,8 @@ class Parameters:
     budget is sent, zero_page_ns what finding a page to be zero takes, wake_ns how late the sender
     wakes from its sleep (all three measured from QEMU 7.2's logs, `analyses.line`). auto_converge:
     None for no throttling. sync_waits: a sync is over when every vCPU has come by, so that it waits
-    for throttled ones (TCG; under KVM it does not).
+    for throttled ones (TCG; under KVM it does not). paced: a throttled guest does its work as fast
+    as before; the trace is then on the host's time (`replay.pacing`).
 
     Raises UsageError for values that make no sense.
     """
@@ -58,6 +59,7 @@ class Parameters:
     wake_ns: int = 100_000
     auto_converge: AutoConverge | None = None
     sync_waits: bool = False
+    paced: bool = False
 
     def __post_init__(self) -> None:
         _within("bandwidth", self.bandwidth, 1, _MAX_BANDWIDTH, "bytes/s")

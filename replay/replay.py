@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from replay.doubt import Doubt, can_lose
 from replay.engine import Migration
 from replay.kernels import SUPERSEDED
 from replay.link import wire_bytes
-from replay.memory import Judgement
+from replay.memory import Judgement, memory_needed
 from replay.observe import observe
 from replay.parameters import Parameters
 from replay.profiles import Outcome, profile
@@ -52,8 +53,24 @@ def replay(
             f"{trace.name}: strategy {strategy.name} needs a free list and the trace has no "
             "freelist.arrow; record one along, or replay precopy"
         )
+    _enough_memory(trace, strategy, parameters)
     replays = [_replay(trace, strategy, parameters, name, on_rows) for name in scenarios(trace)]
     return _with_verdict(replays)
+
+
+def _enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
+    needed = memory_needed(
+        trace.meta.pages,
+        manual=parameters.log_mode == "manual",
+        hints=strategy.hints,
+        saturated="saturated" in scenarios(trace),
+    )
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UsageError(
+            f"{trace.name}: a guest of {trace.meta.pages} pages takes {needed >> 20} MiB to replay "
+            f"under {strategy.name}, and this machine has {there >> 20} MiB; use a larger one"
+        )
 
 
 def _replay(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-Scenario = Literal["exact", "recorded", "saturated"]
+Scenario = Literal["exact", "recorded", "expected", "saturated"]
 Verdict = Literal["safe", "possible", "unsafe", "unknown"]
 
 

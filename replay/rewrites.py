@@ -12,11 +12,12 @@ differ from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lgamma
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from replay.columns import columns_of, merged, one_page_each
 from tracer.format import TableName
 from tracer.rows import Int64s
 from tracer.trace import Trace
@@ -25,9 +26,10 @@ Floats = npt.NDArray[np.float64]
 
 #: Of the rewrites of a page no more are drawn than one in this time: more would change nothing.
 _CLOSEST_NS = 10_000_000
-_ROUNDS = 20
-#: How strongly a page leans towards the mean: the shape of the rates' gamma distribution.
-_SHAPES = (0.1, 100.0)
+#: How often rates and paces are fitted to each other, and a distribution's mean to its shape.
+_ROUNDS, _MEANS = 8, 10
+#: How strongly a page leans towards the mean: shapes of the rates' gamma distribution to try.
+_SHAPES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 100.0)
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,7 @@ class Fit:
 
 def sightings(trace: Trace) -> Sightings:
     """Return the recorded first writes of a trace, runs of pages taken apart."""
-    parts = [(rows.t, rows.page, rows.count.astype(np.int64)) for rows in trace.rows("dirty")]
-    t, first, count = (
-        np.concatenate([part[i] for part in parts]) if parts else np.empty(0, np.int64)
-        for i in range(3)
-    )
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    t, page = np.repeat(t, count), np.repeat(first, count) + within
+    t, page = one_page_each(trace, "dirty")
     edges = np.union1d(trace.epochs[trace.epochs >= 0], [0, trace.meta.duration_ns + 1])
     inside = t > 0
     t, page = t[inside], page[inside]
@@ -85,25 +81,36 @@ def fit(seen: Sightings, pages: int) -> Fit:
     returns = np.bincount(page, minlength=pages).astype(np.float64)
     pace = np.ones(len(length))
     known = began < len(length) - 1
-    mean, shape = 0.0, _SHAPES[1]
+    mean, shape = 0.0, _SHAPES[-1]
     rate = np.zeros(pages)
     for _ in range(_ROUNDS if len(page) else 0):
         # What is left of the recording after each epoch, in units of pace.
         rest = np.append(np.cumsum((pace * length)[::-1])[::-1], 0.0)
         risk = rest[np.minimum(began + 1, len(length))]
         risk = risk - np.bincount(page, weights=pace[epoch] * unseen, minlength=pages)
-        mean = returns.sum() / max(float(risk[known].sum()), 1.0)
-        shape = _shape(returns[known], mean * risk[known])
+        shape, mean = _prior(returns[known], risk[known])
         rate = np.where(known, (returns + shape) / (risk + shape / mean), 0.0)
         pace = _paces(rate, began, page, epoch, unseen, length)
     return Fit(rate, pace, len(page), mean, shape)
 
 
-def _shape(returns: Floats, wanted: Floats) -> float:
-    """Return the gamma distribution's shape, by moments: how little the pages differ."""
-    extra = float(np.square(returns - wanted).sum() - wanted.sum())
-    low, high = _SHAPES
-    return high if extra <= 0 else float(np.clip(np.square(wanted).sum() / extra, low, high))
+def _prior(returns: Floats, risk: Floats) -> tuple[float, float]:
+    """Return shape and mean of the gamma distribution of rates that makes what was seen likeliest.
+
+    With a page's rate unknown, its returns and its time at risk have the likelihood of a negative
+    binomial distribution, also where a write ends the risk.
+    """
+    best = (-np.inf, _SHAPES[-1], 0.0)
+    numbers, which = np.unique(returns, return_inverse=True)
+    for shape in _SHAPES:
+        inverse = shape * float(risk.sum()) / float(returns.sum())
+        for _ in range(_MEANS):
+            inverse = shape * len(risk) / float(((returns + shape) / (risk + inverse)).sum())
+        gammas = np.array([lgamma(number + shape) - lgamma(shape) for number in numbers])
+        scaled = shape * np.log(inverse) - (returns + shape) * np.log(inverse + risk)
+        likelihood = float((gammas[which] + scaled).sum())
+        best = max(best, (likelihood, shape, shape / inverse))
+    return best[1], best[2]
 
 
 def _paces(
@@ -116,8 +123,10 @@ def _paces(
     hidden = np.bincount(epoch, weights=rate[page] * unseen, minlength=epochs)
     expected = at_risk * length - hidden
     found = np.bincount(epoch, minlength=epochs)
-    # One return more on both sides keeps an epoch of which little is known near pace 1.
-    return (found + 1.0) / (np.maximum(expected, 0.0) + 1.0)
+    # Rates and paces are known but for a factor: the paces' mean is 1, also where nothing is seen.
+    usual = found.sum() / max(float(expected.sum()), 1e-9)
+    # One return more on both sides keeps an epoch of which little is known near the mean.
+    return (found / usual + 1.0) / (np.maximum(expected, 0.0) + 1.0)
 
 
 def expected(trace: Trace, seed: int = 0) -> Trace:
@@ -136,18 +145,14 @@ def expected(trace: Trace, seed: int = 0) -> Trace:
     number[room == 0] = 0
     which = np.repeat(np.arange(len(seen.t)), number)
     t = seen.t[which] + 1 + (rng.random(len(which)) * room[which]).astype(np.int64)
-    order = np.argsort(t, kind="stable")
-    t, which = t[order], which[order]
     stays = _zero_after(trace, seen)[which]
-    tables: dict[TableName, pa.Table] = {
-        "dirty": _merged(trace, "dirty", t, seen.page[which]),
-        "epochs": pa.table({"t_ns": trace.epochs}),
+    more = {"dirty": (t, seen.page[which]), "zero": (t[stays], seen.page[which[stays]])}
+    names: tuple[TableName, ...] = ("dirty", "freelist", "zero", "epochs")
+    tables = {
+        name: merged(columns_of(trace, name), *more.get(name, ()))
+        for name in names
+        if name in trace
     }
-    if "zero" in trace:
-        tables["zero"] = _merged(trace, "zero", t[stays], seen.page[which[stays]])
-    for name in ("freelist",):
-        if name in trace:
-            tables["freelist"] = _merged(trace, "freelist", t[:0], t[:0])
     return Trace.from_tables(trace.meta, trace.name, **tables)
 
 
@@ -158,17 +163,11 @@ def _keys(page: Int64s, t: Int64s, scale: int) -> Int64s:
 def _next_free(trace: Trace, seen: Sightings) -> Int64s:
     """Return for each sighting when its page is next freed, far away where it is not."""
     scale = trace.meta.duration_ns + 2
-    parts = []
-    for rows in trace.rows("freelist"):
-        chosen = np.flatnonzero(rows.free & (rows.t > 0))
-        count = rows.count[chosen]
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        page = np.repeat(rows.page[chosen], count) + within
-        parts.append(_keys(page, np.repeat(rows.t[chosen], count), scale))
     never = np.full(len(seen.t), scale, np.int64)
-    keys = np.sort(np.concatenate(parts)) if parts else never[:0]
-    if not len(keys):
+    t, page = one_page_each(trace, "freelist")
+    if not len(t):
         return never
+    keys = np.sort(_keys(page, t, scale))
     at = np.searchsorted(keys, _keys(seen.page, seen.t, scale), side="right")
     found = keys[np.minimum(at, len(keys) - 1)]
     same = (at < len(keys)) & (found // scale == seen.page)
@@ -178,29 +177,6 @@ def _next_free(trace: Trace, seen: Sightings) -> Int64s:
 def _zero_after(trace: Trace, seen: Sightings) -> npt.NDArray[np.bool_]:
     """Return for each sighting whether its page is zero right after it."""
     scale = trace.meta.duration_ns + 2
-    parts = []
-    for rows in trace.rows("zero"):
-        chosen = np.flatnonzero(rows.t > 0)
-        count = rows.count[chosen]
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        page = np.repeat(rows.page[chosen], count) + within
-        parts.append(_keys(page, np.repeat(rows.t[chosen], count), scale))
-    if not parts:
-        return np.zeros(len(seen.t), np.bool_)
-    return np.isin(_keys(seen.page, seen.t, scale), np.concatenate(parts))
-
-
-def _merged(trace: Trace, name: TableName, t: Int64s, page: Int64s) -> pa.Table:
-    """Return a table of the trace with one-page rows more, in order of time."""
-    parts = list(trace.rows(name))
-    columns = {
-        "t_ns": np.concatenate([*(rows.t for rows in parts), t]),
-        "page": np.concatenate([*(rows.page for rows in parts), page]),
-        "count": np.concatenate([*(rows.count for rows in parts), np.ones(len(t), np.int64)]),
-    }
-    if name == "freelist":
-        columns["free"] = np.concatenate([rows.free for rows in parts])
-        if parts and len(parts[0].since):
-            columns["since_ns"] = np.concatenate([rows.since for rows in parts])
-    order = np.argsort(columns["t_ns"], kind="stable")
-    return pa.table({key: column[order] for key, column in columns.items()})
+    t, page = one_page_each(trace, "zero")
+    later = t > 0
+    return np.isin(_keys(seen.page, seen.t, scale), _keys(page[later], t[later], scale))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,27 +22,22 @@ def whole_directory(path: Path, *, force: bool) -> Iterator[Path]:
         raise UsageError(f"{path}: exists; choose another name or pass --force to replace it")
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file and will not be replaced by a directory")
+    temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written here ({error.strerror})") from None
-    try:
-        temporary.chmod(0o777 & ~_umask())
+        # Made inside the `try`, so that an interrupt at any moment finds someone to remove it.
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written here ({error.strerror})") from None
         yield temporary
         if path.exists():
             # Two renames, so that a crash between them leaves the old directory beside the new.
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            path.replace(old / path.name)
+            old = temporary.with_name(temporary.name + "-old")
+            path.replace(old)
             temporary.replace(path)
             shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

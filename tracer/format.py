@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -84,12 +85,12 @@ class Meta:
         """
         try:
             body = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TraceError(f"{where}: not JSON ({error}); is this a trace?") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             found = body.get("format") if isinstance(body, dict) else body
             raise TraceError(f'{where}: "format" is {found!r}, not {FORMAT!r}; this is no trace')
-        if body.get("version") != VERSION:
+        if type(body.get("version")) is not int or body["version"] != VERSION:
             raise VersionError(
                 f"{where}: version {body.get('version')!r}; this dirtylog reads version {VERSION}: "
                 "update dirtylog or record anew"
@@ -117,8 +118,9 @@ def _checked(body: dict[str, Any], where: str) -> Meta:
     if not isinstance(hinting, bool):
         raise TraceError(f'{where}: "hinting" is {hinting!r}; wanted true or false')
     digests = body.get("digests") or {}
-    if not isinstance(digests, dict):
-        raise TraceError(f'{where}: "digests" is no object of file names and digests')
+    files = {MIGRATION, *(f"{name}.arrow" for name in SCHEMAS)}
+    if not isinstance(digests, dict) or not digests.keys() <= files:
+        raise TraceError(f'{where}: "digests" names other files than {", ".join(sorted(files))}')
     return Meta(
         page_size=integer("page_size", 1, MAX_PAGE_SIZE),
         pages=pages,
@@ -141,7 +143,8 @@ def _blocks(found: Any, pages: int, where: str) -> tuple[Block, ...]:
     blocks, expected = [], 0
     try:
         for entry in found:
-            block = Block(str(entry["name"]), int(entry["first_page"]), int(entry["pages"]))
+            first, count = operator.index(entry["first_page"]), operator.index(entry["pages"])
+            block = Block(str(entry["name"]), first, count)
             if block.first_page != expected or block.pages < 1:
                 raise TraceError(
                     f"{where}: block {block.name!r} begins at page {block.first_page} with "
@@ -149,7 +152,7 @@ def _blocks(found: Any, pages: int, where: str) -> tuple[Block, ...]:
                 )
             expected += block.pages
             blocks.append(block)
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError):
         raise TraceError(f'{where}: "blocks" is no list of {{name, first_page, pages}}') from None
     if expected != pages:
         raise TraceError(f'{where}: blocks hold {expected} pages, "pages" says {pages}')

@@ -33,12 +33,16 @@ class Rows:
     since: Int64s = field(default_factory=lambda: NO_TIMES)
 
 
-def rows_of(batch: pa.RecordBatch, where: str) -> Rows:
-    """Return the rows of an Arrow batch, without a copy but of `free`; `where` is for errors."""
+def rows_of(batch: pa.RecordBatch, where: str, first: int = 0) -> Rows:
+    """Return the rows of an Arrow batch, without a copy but of `free`.
+
+    `where` and the number of the first row are for errors.
+    """
     columns: dict[str, npt.NDArray[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if column.null_count:
-            raise TraceError(f"{where}: column {name!r} has a null; every row is whole")
+            row = first + column.is_null().to_pylist().index(True)
+            raise TraceError(f"{where} {row}: column {name!r} has a null; every row is whole")
         array = column.to_numpy(zero_copy_only=name != "free")
         # Signed pages keep compiled index arithmetic in integers; checks bound them before use.
         columns[name] = array.view(np.int64) if array.dtype == np.uint64 else array

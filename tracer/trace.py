@@ -53,14 +53,14 @@ class Trace:
             what = "is a file" if path.exists() else "does not exist"
             raise TraceError(f"{path}: {what}; a trace is a directory with {META} and dirty.arrow")
         try:
-            text = header.read_text(encoding="utf-8")
+            text = _regular(header).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise TraceError(f"{header}: missing; {path} is no trace") from None
         except (OSError, UnicodeDecodeError) as error:
             raise TraceError(f"{header}: cannot be read ({error})") from None
         meta = Meta.from_json(text, str(header))
         tables: dict[TableName, _Source] = {
-            name: _FileSource(file, name, _schema(name, meta))
+            name: _FileSource(_regular(file), name, _schema(name, meta))
             for name in SCHEMAS
             if (file := path / f"{name}.arrow").exists()
         }
@@ -117,7 +117,7 @@ class Trace:
             batch = source.batch(index)
             low, high = max(start - base, 0), min(stop - base, batch.num_rows)
             if high > low:
-                yield rows_of(batch.slice(low, high - low), f"{source.where}, rows {base}..")
+                yield rows_of(batch.slice(low, high - low), f"{source.where}, row", base + low)
 
     @cached_property
     def epochs(self) -> Int64s:
@@ -131,9 +131,11 @@ class Trace:
         if self.path is None or not (file := self.path / MIGRATION).exists():
             return None
         try:
-            body = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TraceError(f"{file}: not readable JSON ({error})") from None
+            body = json.loads(_regular(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise TraceError(
+                f"{file}: not readable JSON ({error}); remove it or import the trace again"
+            ) from None
         if not isinstance(body, dict):
             raise TraceError(f"{file}: holds no JSON object")
         return body
@@ -203,6 +205,13 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _regular(path: Path) -> Path:
+    """Return the path; raises TraceError if something else than a file is there (a FIFO blocks)."""
+    if path.exists() and not path.is_file():
+        raise TraceError(f"{path}: is no regular file; this is no trace")
+    return path
+
+
 def _schema(name: TableName, meta: Meta) -> pa.Schema:
     if name == "freelist" and meta.freelist_resolution == "sampled":
         return SAMPLED_FREELIST
@@ -245,7 +254,7 @@ class _MemorySource(_Source):
 
 
 class _FileSource(_Source):
-    """An Arrow IPC file, or the IPC stream that a recorder leaves, mapped into memory."""
+    """An Arrow IPC file, mapped into memory."""
 
     def __init__(self, path: Path, name: str, schema: pa.Schema):
         self.where = str(path)
@@ -255,17 +264,18 @@ class _FileSource(_Source):
             self._reader = pa.ipc.open_file(mapped)
         except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
             raise TraceError(
-                f"{path}: no complete Arrow IPC file ({_first_line(error)}); "
-                "it was cut short or is something else"
+                f"{path}: no complete Arrow IPC file ({_first_line(error)}); it was cut short, or "
+                "is something else (an Arrow stream, perhaps: write it with pyarrow.ipc.new_file)"
             ) from None
         # One trace is gone through many times: a small one is decompressed once.
         self._recent = lru_cache(_RECENT_BATCHES)(self._decode)
         found = self._reader.schema
         self._names = schema.names
         for field in schema:
-            index = found.get_field_index(field.name)
-            if index < 0 or found.field(index).type != field.type:
-                there = "is missing" if index < 0 else f"is {found.field(index).type}"
+            at = found.get_all_field_indices(field.name)
+            if len(at) != 1 or found.field(at[0]).type != field.type:
+                there = "is missing" if not at else f"is {found.field(at[0]).type}"
+                there = "stands there twice" if len(at) > 1 else there
                 raise TraceError(
                     f"{path}: column {field.name!r} {there}; {name} rows are "
                     + ", ".join(f"{f.name}:{f.type}" for f in schema)

@@ -45,6 +45,10 @@ class TraceWriter:
         self.path = Path(path)
         if self.path.suffix != SUFFIX:
             raise UsageError(f"{self.path}: a trace's name ends in {SUFFIX}")
+        if self.path.is_dir() and not (self.path / META).exists() and any(self.path.iterdir()):
+            raise UsageError(
+                f"{self.path}: holds something else than a trace and will not be replaced"
+            )
         self._force = force
         self._sampled = sampled
         self._options = pa.ipc.IpcWriteOptions(

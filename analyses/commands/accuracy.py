@@ -60,12 +60,11 @@ def accuracy(
     limit = None if downtime_limit is None else units.duration(downtime_limit, "--downtime-limit")
 
     from analyses.accuracy import measure  # noqa: PLC0415 - heavy
-    from analyses.commands.compiling import announce_compilation  # noqa: PLC0415
+    from analyses.commands.compiling import compile_kernels  # noqa: PLC0415
     from analyses.compare import check  # noqa: PLC0415
     from analyses.recording import Recording  # noqa: PLC0415
     from analyses.render.accuracy import show  # noqa: PLC0415
     from analyses.render.terminal import Bar, Page, emit, remark  # noqa: PLC0415
-    from replay.kernels import sweep  # noqa: PLC0415
     from tracer.errors import CheckError  # noqa: PLC0415
     from tracer.trace import Trace  # noqa: PLC0415
 
@@ -77,7 +76,7 @@ def accuracy(
         remark(f"{trace.path}: left out, as no migration was recorded along (no migration.json)")
     recordings = [Recording.of(trace) for trace in opened if trace not in lacking]
     origin = None if source is None else Trace.open(source)
-    announce_compilation(sweep)
+    compile_kernels()
     with Bar() as bar:
         for trace in [*(r.trace for r in recordings)] if origin is None else [origin]:
             check(trace, bar)

@@ -8,10 +8,21 @@ from typing import Any
 from analyses.render.terminal import remark
 
 
+def compile_kernels() -> None:
+    """Compile all kernels of a replay now, and say so on stderr, unless they are compiled."""
+    from replay.doubt_kernels import search_pages  # noqa: PLC0415 - heavy
+    from replay.kernels import sweep  # noqa: PLC0415
+    from replay.warm import warm  # noqa: PLC0415
+
+    if not (is_compiled(sweep) and is_compiled(search_pages)):
+        remark("compiling the kernels, which takes about half a minute (first run only)")
+        warm()
+
+
 def announce_compilation(kernel: Any) -> None:
     """Say so on stderr if `kernel`, a numba dispatcher with a cache, is about to be compiled."""
     if not is_compiled(kernel):
-        remark("compiling the kernels, which takes some seconds (first run only)")
+        remark("compiling, which takes some seconds (first run only)")
 
 
 def is_compiled(kernel: Any) -> bool:

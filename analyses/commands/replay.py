@@ -192,12 +192,11 @@ def _replay(
     force: bool,
     as_json: bool,
 ) -> None:
-    from analyses.commands.compiling import announce_compilation  # noqa: PLC0415 - heavy
+    from analyses.commands.compiling import compile_kernels  # noqa: PLC0415 - heavy
     from analyses.compare import compare, plan  # noqa: PLC0415
     from analyses.outputs import replaceable, write_tables  # noqa: PLC0415
     from analyses.render.report import show  # noqa: PLC0415
     from analyses.render.terminal import Bar, Page, emit, remark  # noqa: PLC0415
-    from replay.kernels import sweep  # noqa: PLC0415
     from tracer.files import whole_directory  # noqa: PLC0415
 
     work = plan(traces, names, parameters, anyway=anyway)
@@ -206,7 +205,7 @@ def _replay(
     if output is not None:
         output = output.resolve()
         replaceable(output)
-    announce_compilation(sweep)
+    compile_kernels()
     # Opened before the work, so that an output that cannot be is refused before it.
     with nullcontext() if output is None else whole_directory(output, force=force) as directory:
         with Bar() as bar:

@@ -108,7 +108,11 @@ def _rate(info: Info) -> str:
         return "unknown: the trace lasts no time"
     mean = info.pages_written * 10**9 // info.duration_ns
     peak = max(_per_second(window) for window in info.windows)
-    what = "recorded writes" if info.resolution == "write" else "recorded (others are hidden)"
+    what = (
+        "written, every write recorded"
+        if info.resolution == "write"
+        else "recorded (others are hidden)"
+    )
     return (
         f"{mean:,} pages/s on average, {peak:,} pages/s at most; {pages(info.pages_written)} {what}"
     )

@@ -52,8 +52,9 @@ def tables(comparison: Comparison, page: Page) -> Iterator[Text]:
         yield Text()
     yield from beside(left, figures, drawn)
     yield from _legend(spent, page)
-    for line in wrap(_words(comparison), page.prose):
-        yield Text(line, style="dim")
+    if words := _words(comparison):
+        for line in wrap(words, page.prose):
+            yield Text(line, style="dim")
 
 
 def _words(comparison: Comparison) -> str:

@@ -152,6 +152,7 @@ class _Loop:
         if self._pending_bytes >= self._window.threshold:
             if migration.pending_now:
                 return now, None
+            self._end_row(now, None)
             return now, self._switch_over(now, "downtime-limit")
         drained = drain(migration, now)
         if drained is None or migration.clock.guest(drained) > migration.last_guest_ns:
@@ -194,7 +195,8 @@ class _Loop:
             now = self._wait(now, sleep_left(percent, now - set_ns))
         sent = migration.bytes_sent + self._framing
         if throttle.synced(now // MS_NS, migration.dirtied * self._page_size, sent):
-            migration.throttle(now, throttle.percent)
+            if not migration.parameters.paced:
+                migration.throttle(now, throttle.percent)
             self._throttles.append((now, throttle.percent))
         return now
 
@@ -205,7 +207,7 @@ class _Loop:
     def _iterate(self, start: int) -> int:
         """ram_save_iterate: send until the budget, the time or the work is done; return when."""
         migration = self._migration
-        migration.link_free(start, None)
+        migration.link_free(start)
         limit, copied = self._window.page_limit(), migration.copies
         migration.limit(limit)
         deadline = start + (_MAX_WAIT_MS + 1) * MS_NS
@@ -232,7 +234,7 @@ class _Loop:
         migration.end_round(now)
         self._end_row(now, None)
         migration.round += 1
-        migration.link_free(now, 0 if pending else migration.block_end)
+        migration.move_cursor(0 if pending else migration.block_end, now)
         return pending > 0
 
     def _wait(self, now: int, wait: int) -> int:

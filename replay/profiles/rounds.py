@@ -69,6 +69,7 @@ class _Standstill:
 
 def _sweep(migration: Migration, start: int) -> int:
     """Move the cursor once from the first page to the last; return when it is through."""
+    migration.move_cursor(0, start)
     migration.link_free(start)
     while True:
         due = migration.next_due()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -210,6 +211,9 @@ def test_an_epoch_row_must_stand_at_an_epochs_end(tmp_path):
         ({"resolution": "bitmap"}, TraceError, "'write', 'first-write', 'epoch'"),
         ({"blocks": [{"name": "x", "first_page": 5, "pages": 195}]}, TraceError, "begin at 0"),
         ({"blocks": [1]}, TraceError, "blocks"),
+        ({"blocks": [{"name": "x", "first_page": 0, "pages": 8.9}]}, TraceError, "blocks"),
+        ({"version": True}, VersionError, "version True"),
+        ({"digests": {"/dev/zero": "x"}}, TraceError, '"digests" names other files'),
         ({"hinting": "no"}, TraceError, "true or false"),
         ({"freelist_resolution": None}, TraceError, r"freelist\.arrow: there, but"),
     ],
@@ -300,3 +304,33 @@ def test_a_flipped_bit_without_digests_never_reaches_a_kernel(tmp_path):
                 assert (np.diff(rows.t) >= 0).all()
                 assert (rows.page + rows.count <= source.meta.pages).all()
         shutil.rmtree(tmp_path / "b.trace")
+
+
+def test_a_header_nested_without_end_is_refused(tmp_path):
+    write(tmp_path / "a.trace")
+    (tmp_path / "a.trace" / "meta.json").write_text("[" * 100_000)
+    with pytest.raises(TraceError, match="not JSON"):
+        Trace.open(tmp_path / "a.trace")
+
+
+@pytest.mark.parametrize("name", ["zero.arrow", "meta.json"])
+def test_a_fifo_does_not_block(tmp_path, name):
+    write(tmp_path / "a.trace")
+    (tmp_path / "a.trace" / name).unlink()
+    os.mkfifo(tmp_path / "a.trace" / name)
+    with pytest.raises(TraceError, match="no regular file"):
+        Trace.open(tmp_path / "a.trace")
+
+
+def test_force_replaces_traces_only(tmp_path):
+    (tmp_path / "a.trace").mkdir()
+    (tmp_path / "a.trace" / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="something else than a trace"):
+        write(tmp_path / "a.trace", force=True)
+    assert (tmp_path / "a.trace" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_null_is_named_by_its_row(tmp_path):
+    rows = _dirty([1, 2, 3, 4], [0, 0, 0, None], [1] * 4)
+    with pytest.raises(TraceError, match=r"row 3: column 'page' has a null"):
+        Trace.open(_raw(tmp_path / "x.trace", BARE, dirty=rows)).validate()

@@ -47,14 +47,14 @@ class FreelistLog:
 
     `host = guest + offset_us`, by the sample that reached the host soonest after its walk's end
     (the guest's wall clock is up to a second off); `spread_us` is how much later the slowest came.
-    `cut`: the last sample was cut short and left out.
+    `cut`: in what way the log ends too early, None where it is whole.
     """
 
     path: Path
     samples: Sequence[Sample]
     offset_us: int
     spread_us: int
-    cut: bool
+    cut: str | None
 
 
 def read_freelist(path: Path, progress: Progress | None = None) -> FreelistLog:
@@ -67,7 +67,8 @@ def read_freelist(path: Path, progress: Progress | None = None) -> FreelistLog:
     begin: tuple[int, int, int, int] | None = None
     runs: list[tuple[int, int]] = []
     number = 0
-    for number, raw in enumerate(_lines(path, progress), 1):
+    cuts: list[str] = []
+    for number, raw in enumerate(_lines(path, cuts, progress), 1):
         stamp = _STAMP.fullmatch(raw.rstrip("\r"))
         text = stamp[3] if stamp else raw
         run = _RUN.fullmatch(text)
@@ -93,7 +94,10 @@ def read_freelist(path: Path, progress: Progress | None = None) -> FreelistLog:
             f"{path}: no line begins with the host's time, so the samples cannot be put in time; "
             "record the guest's output with 'SECONDS.MICROS ' before each line"
         )
-    return FreelistLog(path, samples, min(delays), max(delays) - min(delays), begin is not None)
+    if begin is not None:
+        cuts.append("the last sample is cut short and was left out")
+    cut = cuts[0] if cuts else None
+    return FreelistLog(path, samples, min(delays), max(delays) - min(delays), cut)
 
 
 def to_pages(
@@ -141,10 +145,10 @@ def _sample(
     return Sample(begin_us, end_us, done_us, pfns, start, count, line)
 
 
-def _lines(path: Path, progress: Progress | None) -> Iterator[str]:
+def _lines(path: Path, cuts: list[str], progress: Progress | None) -> Iterator[str]:
     """Yield whole lines as text; a last line without an end is left out."""
     tail = b""
-    for block in read_blocks(path, None, progress):
+    for block in read_blocks(path, cuts, progress):
         *lines, tail = (tail + block).split(b"\n")
         for line in lines:
             yield line.decode("utf-8", "replace")

@@ -129,7 +129,8 @@ def read_qemu_log(path: Path, progress: Progress | None = None) -> QemuLog:
 
 def _read_lines(log: QemuLog, progress: Progress | None) -> None:
     tail = b""
-    for block in read_blocks(log.path, log, progress):
+    cuts: list[str] = []
+    for block in read_blocks(log.path, cuts, progress):
         log.bytes_read += len(block)
         end = block.rfind(b"\n") + 1
         if end:
@@ -141,17 +142,18 @@ def _read_lines(log: QemuLog, progress: Progress | None) -> None:
             raise _foreign(log.path, log.lines + 1)
     if tail:
         log.lines += 1
-        log.cut = log.cut or f"line {log.lines} is cut short and was left out"
+        cuts.append(f"line {log.lines} is cut short and was left out")
+    log.cut = cuts[0] if cuts else None
     if not log.bytes_read:
         raise TraceError(f"{log.path}: is empty; was tracing on (-trace, -D) while QEMU ran?")
     if not log.events:
         raise _foreign(log.path, 1)
 
 
-def read_blocks(path: Path, log: QemuLog | None, progress: Progress | None) -> Iterator[bytes]:
+def read_blocks(path: Path, cuts: list[str], progress: Progress | None) -> Iterator[bytes]:
     """Yield a plain or gzip file's content in large blocks.
 
-    A gzip that breaks off ends the content there, noted in `log.cut` (without a `log`, silently).
+    A gzip that breaks off ends the content there; `cuts` is told so.
     Raises TraceError where a gzip is corrupt, and where the file cannot be opened.
     """
     try:
@@ -176,8 +178,8 @@ def read_blocks(path: Path, log: QemuLog | None, progress: Progress | None) -> I
                 member = zlib.decompressobj(31) if whole else member
             if progress is not None:
                 progress(done, total)
-    if not whole and log is not None:
-        log.cut = "the gzip breaks off; everything before its end was read"
+    if not whole:
+        cuts.append("the gzip breaks off; everything before its end was read")
 
 
 def _take(log: QemuLog, chunk: bytes) -> None:

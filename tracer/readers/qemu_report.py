@@ -186,7 +186,7 @@ def report_on(outcome: Outcome, out: Path, meta: Meta, notes: tuple[str, ...]) -
     log, freelist, ram = outcome.log, outcome.freelist, outcome.answers.ram
     cut = [f"{log.path}: {log.cut}"] if log.cut else []
     if freelist is not None and freelist.cut:
-        cut.append(f"{freelist.path}: the last sample is cut short and was left out")
+        cut.append(f"{freelist.path}: {freelist.cut}")
     moved, refreed, overruled = outcome.free.counts
     return ImportReport(
         out=out,

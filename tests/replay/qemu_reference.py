@@ -1,0 +1,277 @@
+"""QEMU's loop written down literally, page by page, from the model and from QEMU's source.
+
+For `precopy` alone, of traces that know every write. It shares no code with the engine. Names are
+those of QEMU's functions. Times are whole ns of the host, unless they end in `_ms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MS = 10**6
+
+
+@dataclass(frozen=True)
+class Guest:
+    """Rows are (t, page), rows at 0 are the start; blocks are (name, pages) in migration order."""
+
+    page_size: int
+    blocks: list[tuple[str, int]]
+    dirty: list[tuple[int, int]]
+    zero: list[tuple[int, int]]
+    duration_ns: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    max_bandwidth: int
+    downtime_limit_ms: int
+    line_rate: int
+    zero_page_ns: int
+    wake_ns: int
+    manual: bool = False
+    clear_chunk: int = 1 << 18
+    #: trigger, initial, increment, max; tailslow.
+    throttle: tuple[int, int, int, int] | None = None
+    tailslow: bool = False
+    sync_waits: bool = False
+
+
+@dataclass
+class Migration:
+    """One migration; `run` fills in what came of it."""
+
+    guest: Guest
+    settings: Settings
+    now: int = 0
+    sent: int = 0
+    zeros: int = 0
+    syncs: int = 0
+    ram_bytes: int = 0
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    throttles: list[tuple[int, int]] = field(default_factory=list)
+    stop: int | None = None
+
+    def run(self) -> None:
+        self.pages = [
+            (b, p) for b, (_, count) in enumerate(self.guest.blocks) for p in range(count)
+        ]
+        self.number = {page: n for n, page in enumerate(self.pages)}
+        self.bmap = dict.fromkeys(self.pages, True)
+        self.content_zero = dict.fromkeys(self.pages, False)
+        for t, n in self.guest.zero:
+            if t <= 0:
+                self.content_zero[self.pages[n]] = True
+        self.log = dict.fromkeys(self.pages, self.settings.manual)
+        self.harvested = dict(self.log)
+        self.marked: set[tuple[int, int]] = set()
+        self.rows = sorted(
+            [(t, 0, n) for t, n in self.guest.dirty if t > 0]
+            + [(t, 1, n) for t, n in self.guest.zero if t > 0],
+            key=lambda row: row[:2],
+        )
+        self.slow = [(0, 0, 100)]
+        self.block, self.page = 0, 0
+        self.last_sent_block: int | None = None
+        self.qemu_file_bytes = self.rate_limit_used = 0
+        self.iteration_start_ms = self.iteration_initial_bytes = 0
+        self.threshold_size = 0
+        self.percent = self.high = 0
+        self.period_ms = self.period_dirty = self.period_sent = 0
+        self.migration_bitmap_sync()
+        self.migration_thread()
+
+    # The guest, up to and with everything at `host`.
+
+    def guest_time(self, host: int) -> int:
+        h0, g0, rate = self.slow[-1]
+        return g0 + (host - h0) * rate // 100
+
+    def let_guest_run(self, host: int) -> None:
+        if self.stop is not None:
+            return
+        while self.rows and self.rows[0][0] <= self.guest_time(host):
+            _, kind, n = self.rows.pop(0)
+            page = self.pages[n]
+            if kind == 0:
+                self.log[page] = True
+            self.content_zero[page] = kind == 1
+
+    # migration/ram.c
+
+    def migration_bitmap_sync(self) -> None:
+        self.let_guest_run(self.now)
+        self.syncs += 1
+        for page in self.pages:
+            if self.log[page] and not self.bmap[page]:
+                self.bmap[page] = True
+                self.period_dirty += 1
+        if self.settings.manual:
+            self.harvested = dict(self.log)
+            self.marked = {self.chunk(page) for page in self.pages}
+        else:
+            self.log = dict.fromkeys(self.pages, False)
+        self.memory_global_after_dirty_log_sync()
+        end_ms = self.now // MS
+        if end_ms > self.period_ms + 1000:
+            self.migration_trigger_throttle()
+            self.period_ms, self.period_dirty, self.period_sent = end_ms, 0, self.ram_bytes
+
+    def memory_global_after_dirty_log_sync(self) -> None:
+        if not (self.settings.sync_waits and self.throttles and self.stop is None):
+            return
+        set_at, percent = self.throttles[-1]
+        sleep = 10 * MS * percent // (100 - percent)
+        tick = set_at + 10 * MS
+        while tick + 10 * MS + sleep <= self.now:
+            tick += 10 * MS + sleep
+        if tick <= self.now < tick + sleep:
+            self.now = tick + sleep
+            self.let_guest_run(self.now)
+
+    def migration_trigger_throttle(self) -> None:
+        if self.settings.throttle is None:
+            return
+        trigger, initial, increment, highest = self.settings.throttle
+        dirtied = self.period_dirty * self.guest.page_size
+        allowed = (self.ram_bytes - self.period_sent) * trigger // 100
+        if dirtied <= allowed:
+            return
+        self.high += 1
+        if self.high < 2:
+            return
+        self.high = 0
+        before = self.percent
+        if before == 0:
+            self.percent = initial
+        else:
+            step = increment
+            if self.settings.tailslow:
+                cpu_now = 100 - before
+                step = min(cpu_now - cpu_now * allowed // dirtied, increment)
+            self.percent = min(before + step, highest)
+        if self.percent != before:
+            self.slow.append((self.now, self.guest_time(self.now), 100 - self.percent))
+            self.throttles.append((self.now, self.percent))
+
+    def chunk(self, page: tuple[int, int]) -> tuple[int, int]:
+        return page[0], page[1] // self.settings.clear_chunk
+
+    def migration_bitmap_clear_dirty(self, page: tuple[int, int]) -> None:
+        if self.chunk(page) in self.marked:
+            self.marked.discard(self.chunk(page))
+            for other in self.pages:
+                if self.chunk(other) == self.chunk(page) and self.harvested[other]:
+                    self.log[other] = False
+        self.bmap[page] = False
+
+    def put(self, size: int, *, ram: bool = True) -> None:
+        self.qemu_file_bytes += size
+        self.rate_limit_used += size
+        if ram:
+            self.ram_bytes += size
+
+    def ram_find_and_save_block(self) -> bool:
+        start = (self.block, self.page)
+        complete_round = False
+        while True:
+            block_pages = self.guest.blocks[self.block][1]
+            while self.page < block_pages and not self.bmap[self.block, self.page]:
+                self.page += 1
+            if complete_round and self.block == start[0] and self.page >= start[1]:
+                return False
+            if self.page < block_pages:
+                break
+            self.page = 0
+            self.block += 1
+            if self.block == len(self.guest.blocks):
+                self.block, complete_round = 0, True
+        self.ram_save_page((self.block, self.page))
+        self.page += 1
+        return True
+
+    def ram_save_page(self, page: tuple[int, int]) -> None:
+        """What it costs in time is counted from the iteration's start: floor of the whole."""
+        self.let_guest_run(self.now)
+        self.migration_bitmap_clear_dirty(page)
+        self.copies.append((self.now, self.number[page]))
+        size = 9 if self.content_zero[page] else self.guest.page_size + 8
+        if self.content_zero[page]:
+            self.zeros += 1
+            self.run_zeros += 1
+        else:
+            self.sent += 1
+        self.run_bytes += size
+        self.now = (
+            self.run_start
+            + self.run_bytes * 10**9 // self.settings.line_rate
+            + self.run_zeros * self.settings.zero_page_ns
+        )
+        self.put(size)
+        if self.last_sent_block != page[0]:
+            self.last_sent_block = page[0]
+            self.put(1 + len(self.guest.blocks[page[0]][0]))
+
+    def qemu_file_rate_limit(self) -> bool:
+        return self.rate_limit_used > self.settings.max_bandwidth // 10
+
+    def ram_save_iterate(self) -> None:
+        self.put(5, ram=False)
+        self.begin_run()
+        i = 0
+        while not self.qemu_file_rate_limit():
+            if not self.ram_find_and_save_block():
+                break
+            if i % 64 == 0 and (self.now - self.run_start) // MS > 50:
+                break
+            i += 1
+        self.put(8)
+        self.put(5, ram=False)
+
+    def begin_run(self) -> None:
+        self.run_start, self.run_bytes, self.run_zeros = self.now, 0, 0
+
+    # migration/migration.c
+
+    @property
+    def pending(self) -> int:
+        return sum(self.bmap.values()) * self.guest.page_size
+
+    def migration_thread(self) -> None:
+        while True:
+            if not self.qemu_file_rate_limit() and self.migration_iteration_run():
+                return
+            self.migration_rate_limit()
+
+    def migration_iteration_run(self) -> bool:
+        if self.pending < self.threshold_size:
+            if self.guest_time(self.now) > self.guest.duration_ns:
+                return True
+            self.migration_bitmap_sync()
+        if self.pending == 0 or self.pending < self.threshold_size:
+            self.let_guest_run(self.now)
+            self.stop = self.now
+            self.migration_bitmap_sync()
+            self.begin_run()
+            while self.ram_find_and_save_block():
+                pass
+            return True
+        self.ram_save_iterate()
+        return False
+
+    def migration_update_counters(self) -> None:
+        now_ms = self.now // MS
+        if now_ms < self.iteration_start_ms + 100:
+            return
+        transferred = self.qemu_file_bytes - self.iteration_initial_bytes
+        took = now_ms - self.iteration_start_ms
+        self.threshold_size = transferred * self.settings.downtime_limit_ms // took
+        self.rate_limit_used = 0
+        self.iteration_start_ms, self.iteration_initial_bytes = now_ms, self.qemu_file_bytes
+
+    def migration_rate_limit(self) -> None:
+        self.migration_update_counters()
+        if self.qemu_file_rate_limit():
+            sleep_ms = self.iteration_start_ms + 100 - self.now // MS
+            self.now += sleep_ms * MS + self.settings.wake_ns
+            self.let_guest_run(self.now)

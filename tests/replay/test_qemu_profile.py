@@ -1,0 +1,189 @@
+"""Profile `qemu` against QEMU's loop written down literally."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from replay.engine import Migration
+from replay.parameters import Parameters
+from replay.profiles import Outcome, profile, qemu
+from replay.strategies import strategy
+from replay.throttle import AutoConverge, Throttle, sleep_left
+from tests.replay import qemu_reference
+from tests.replay.qemu_reference import Guest, Settings
+from tracer import Block, Meta, Trace
+
+SECOND = 10**9
+PAGE = 4096
+
+
+def random_guest(rng: random.Random) -> Guest:
+    blocks = [(f"block{'x' * rng.randrange(4)}{n}", rng.choice([1, 3, 64, 70, 200]))
+              for n in range(rng.randrange(1, 4))]  # fmt: skip
+    pages = sum(count for _, count in blocks)
+    duration = rng.choice([2, 5, 20]) * SECOND
+    hot = rng.sample(range(pages), rng.randrange(1, pages + 1))
+    times = sorted(rng.randrange(1, duration) for _ in range(rng.choice([50, 800, 5000])))
+    dirty, zero = [], [(0, page) for page in range(pages) if rng.random() < 0.3]
+    for t in times:
+        page = rng.choice(hot)
+        dirty.append((t, page))
+        if rng.random() < 0.2:
+            zero.append((t, page))
+    return Guest(PAGE, blocks, dirty, zero, duration)
+
+
+def random_case(seed: int) -> tuple[Guest, Settings]:
+    rng = random.Random(seed)
+    return random_guest(rng), random_settings(rng)
+
+
+def random_settings(rng: random.Random) -> Settings:
+    return Settings(
+        # Near whole pages a window, where a few bytes more or less decide on the last one.
+        max_bandwidth=rng.choice([2, 7, 30, 80]) * (PAGE + 8) * 10 + rng.randrange(-300, 300),
+        downtime_limit_ms=rng.choice([1, 30, 100, 300]),
+        line_rate=rng.choice([100_000, 999_983, 40_000_000, 1_280_000_000]),
+        zero_page_ns=rng.choice([0, 333, 2_000_001]),
+        wake_ns=rng.choice([0, 100_000, 1_300_000]),
+        manual=rng.random() < 0.4,
+        clear_chunk=rng.choice([1, 10, 64, 1 << 18]),
+        throttle=rng.choice([None, (50, 20, 10, 99), (10, 60, 30, 90)]),
+        tailslow=rng.random() < 0.5,
+        sync_waits=rng.random() < 0.5,
+    )
+
+
+def as_trace(guest: Guest) -> Trace:
+    blocks, first = [], 0
+    for name, count in guest.blocks:
+        blocks.append(Block(name, first, count))
+        first += count
+    meta = Meta(
+        page_size=guest.page_size,
+        pages=first,
+        duration_ns=guest.duration_ns,
+        blocks=tuple(blocks),
+        resolution="write",
+    )
+    trace = Trace.from_tables(meta, dirty=_table(guest.dirty), zero=_table(guest.zero))
+    trace.validate()
+    return trace
+
+
+def _table(rows: list[tuple[int, int]]) -> pa.Table:
+    t, page = (np.array([row[i] for row in rows], np.int64) for i in range(2))
+    return pa.table({"t_ns": t, "page": page, "count": np.ones(len(rows), np.int64)})
+
+
+def as_parameters(settings: Settings) -> Parameters:
+    throttle = None
+    if settings.throttle is not None:
+        throttle = AutoConverge(*settings.throttle, tailslow=settings.tailslow)
+    return Parameters(
+        bandwidth=settings.max_bandwidth,
+        downtime_limit_ns=settings.downtime_limit_ms * 10**6,
+        profile="qemu",
+        log_mode="manual" if settings.manual else "legacy",
+        clear_chunk=settings.clear_chunk,
+        line_rate=settings.line_rate,
+        zero_page_ns=settings.zero_page_ns,
+        wake_ns=settings.wake_ns,
+        auto_converge=throttle,
+        sync_waits=settings.sync_waits,
+    )
+
+
+def replayed(trace: Trace, parameters: Parameters) -> tuple[Migration, Outcome]:
+    watch = np.arange(trace.meta.pages, dtype=np.int64)
+    migration = Migration(trace, strategy("precopy"), parameters, watch=watch)
+    return migration, profile("qemu")(migration)
+
+
+def copies(migration: Migration, stop: int | None) -> list[tuple[int, int]]:
+    """When which page was copied while the guest ran."""
+    found: list[tuple[int, int]] = []
+    for event in migration.events:
+        if event.kind == "pass" and event.passed is not None and event.sent is not None:
+            pages = np.flatnonzero(event.sent)
+            found += zip(event.passed[pages].tolist(), pages.tolist(), strict=True)
+    return [copy for copy in found if stop is None or copy[0] < stop]
+
+
+def differences(guest: Guest, settings: Settings) -> list[str]:
+    """Say in what the engine differs from the loop written down."""
+    wanted = qemu_reference.Migration(guest, settings)
+    wanted.run()
+    migration, outcome = replayed(as_trace(guest), as_parameters(settings))
+    last, rows = outcome.course[-1], outcome.rounds
+    names = wanted.ram_bytes - wanted.sent * (PAGE + 8) - wanted.zeros * 9
+    pairs = {
+        "end": (outcome.end_ns, wanted.now),
+        "stop": (outcome.stop_ns, wanted.stop),
+        "pages": (last.pages_sent, wanted.sent),
+        "zero pages": (last.zero_pages_sent, wanted.zeros),
+        "bytes": (last.wire_bytes, wanted.ram_bytes),
+        "syncs": (last.syncs, wanted.syncs),
+        "throttles": (list(outcome.throttles), wanted.throttles),
+        "pages of all rounds": (sum(row.pages_sent for row in rows), wanted.sent),
+        "framing": (outcome.framing, names),
+    }
+    if wanted.stop is not None:
+        running = [copy for copy in wanted.copies if copy[0] < wanted.stop]
+        pairs["copies"] = (copies(migration, wanted.stop), running)
+    return [f"{key}: {ours}, wanted {theirs}" for key, (ours, theirs) in pairs.items()
+            if ours != theirs]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_agrees_with_the_loop_written_down(seed):
+    assert differences(*random_case(seed)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("_HEAD_BYTES", 0), ("_FOOT_BYTES", 0), ("_MAX_WAIT_MS", 49), ("_LOOK_EVERY", 1),
+     ("WINDOW_MS", 99)],
+)  # fmt: skip
+def test_a_planted_error_is_caught(monkeypatch, name, value):
+    monkeypatch.setattr(qemu, name, value)
+    assert any(differences(*random_case(seed)) for seed in range(150))
+
+
+def test_the_cases_reach_what_they_should():
+    """Among the cases above: switchovers and none, throttles, long iterations."""
+    ends, throttled, late = set(), 0, 0
+    for seed in range(150):
+        guest, settings = random_case(seed)
+        wanted = qemu_reference.Migration(guest, settings)
+        wanted.run()
+        ends.add(wanted.stop is None)
+        throttled += len(wanted.throttles) > 1
+        late += wanted.sent * (PAGE + 8) > settings.line_rate // 20
+    assert ends == {True, False}
+    assert throttled > 5
+    assert late > 20
+
+
+def test_throttle_waits_for_two_bad_periods():
+    throttle = Throttle(AutoConverge(), 0)
+    assert not throttle.synced(1000, 900, 1000)  # the period is not longer than a second
+    assert not throttle.synced(1001, 900, 1000)  # once
+    assert throttle.synced(2002, 1800, 2000)  # twice
+    assert throttle.percent == 20
+    assert not throttle.synced(3003, 1900, 3000)  # little was dirtied: not counted, not forgotten
+    assert not throttle.synced(4004, 2900, 4000)
+    assert throttle.synced(5005, 3900, 5000)
+    assert throttle.percent == 30
+
+
+@pytest.mark.parametrize(
+    ("percent", "since_ms", "left_ms"),
+    [(50, 5, 0), (50, 10, 10), (50, 15, 5), (50, 25, 0), (50, 31, 9), (99, 1085, 915)],
+)
+def test_a_sync_waits_for_a_sleeping_vcpu(percent, since_ms, left_ms):
+    assert sleep_left(percent, since_ms * 10**6) == left_ms * 10**6
