@@ -124,9 +124,10 @@ def _paces(
     expected = at_risk * length - hidden
     found = np.bincount(epoch, minlength=epochs)
     # Rates and paces are known but for a factor: the paces' mean is 1, also where nothing is seen.
-    usual = found.sum() / max(float(expected.sum()), 1e-9)
+    usual = float(found.sum()) / max(float(expected.sum()), 1e-9)
     # One return more on both sides keeps an epoch of which little is known near the mean.
-    return (found / usual + 1.0) / (np.maximum(expected, 0.0) + 1.0)
+    pace: Floats = (found / usual + 1.0) / (np.maximum(expected, 0.0) + 1.0)
+    return pace
 
 
 def expected(trace: Trace, seed: int = 0) -> Trace:

@@ -16,6 +16,7 @@ import typer
 from analyses.commands.accuracy import accuracy
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
+from analyses.commands.prove import prove
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
 
@@ -44,6 +45,7 @@ def _app(text: str) -> typer.Typer:
 app = _app("Replay live-migration strategies over traces of dirty pages and free lists.")
 app.command("replay", context_settings=_SETTINGS)(replay)
 app.command("info", context_settings=_SETTINGS)(info)
+app.command("prove", context_settings=_SETTINGS)(prove)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)

@@ -1,0 +1,130 @@
+"""`dirtylog prove`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analyses.commands.choices import GuestHold, LogMode, RequestAxis, metavar
+
+if TYPE_CHECKING:
+    from analyses.enactment import Enactment
+
+
+def prove(
+    strategy: Annotated[
+        str, typer.Argument(metavar="NAME", help="Strategy; `dirtylog strategies` lists them.")
+    ],
+    pages: Annotated[int, typer.Option(metavar="N", help="Search guests of 1 up to N pages.")] = 3,
+    reports: Annotated[
+        int, typer.Option(metavar="N", help="Follow courses with up to N reports outstanding.")
+    ] = 2,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", show_default="no limit", help="Follow courses of up to N steps."),
+    ] = None,
+    log_mode: Annotated[
+        LogMode,
+        typer.Option(
+            metavar=metavar(LogMode),
+            help="Dirty log: cleared at each sync, or by hand and chunk by chunk, with chunks of "
+            "every size.",
+        ),
+    ] = LogMode.legacy,
+    hint_clears_log: Annotated[
+        bool,
+        typer.Option(
+            "--hint-clears-log/--no-hint-clears-log",
+            help="In log mode manual a handled report clears the log of the chunks that it names "
+            "(QEMU 6.1 and later).",
+        ),
+    ] = True,
+    guest_hold: Annotated[
+        GuestHold,
+        typer.Option(
+            metavar=metavar(GuestHold),
+            help="Until when the guest may not take reported pages: no such rule, until the report "
+            "is handled, never again; auto is the strategy's own.",
+        ),
+    ] = GuestHold.auto,
+    request: Annotated[
+        RequestAxis | None,
+        typer.Option(
+            metavar=metavar(RequestAxis),
+            show_default="the strategy's own",
+            help="When reports are requested.",
+        ),
+    ] = None,
+    guest_runs: Annotated[
+        bool,
+        typer.Option(
+            "--guest-runs",
+            help="Let the guest run from snapshot to handling though the strategy stops it.",
+        ),
+    ] = False,
+    max_states: Annotated[
+        int, typer.Option(metavar="N", help="Give up beyond so many states.")
+    ] = 2_000_000,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="X.trace",
+            show_default="none",
+            help="Write the counterexample as a trace, and show the command that replays it.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object instead.")
+    ] = False,
+) -> None:
+    """Search every interleaving of guest, reports and host for a lost write.
+
+    Profile rounds, with the policies that replays use, on guests of a few pages: either no order of
+    steps loses a write, or a shortest one that does is shown, put on the clock and replayed. Ends
+    with exit code 5 where a write can be lost.
+    """
+    from analyses.commands.compiling import announce_compilation  # noqa: PLC0415 - heavy
+    from analyses.interleavings import Bounds  # noqa: PLC0415
+    from analyses.proof import prove as search  # noqa: PLC0415
+    from analyses.proof import setting_of  # noqa: PLC0415
+    from analyses.render.proof import show  # noqa: PLC0415
+    from analyses.render.terminal import Page, emit, remark  # noqa: PLC0415
+    from replay.kernels import sweep  # noqa: PLC0415
+    from replay.parameters import Parameters  # noqa: PLC0415
+    from tracer.errors import CheckError  # noqa: PLC0415
+
+    axis = None if request is None else request.value
+    setting = setting_of(strategy, axis, guest_runs=guest_runs)
+    setting = replace(
+        setting,
+        log_mode=log_mode.value,
+        hold=Parameters(guest_hold=guest_hold.value).hold(setting.strategy),
+        hint_clears_log=hint_clears_log,
+    )
+    announce_compilation(sweep)
+    proof = search(setting, Bounds(pages, reports, steps, max_states), guest_runs=guest_runs)
+    written = trace if proof.enactment is not None else None
+    if written is not None and proof.enactment is not None:
+        _write(written, proof.enactment, force=force)
+    elif trace is not None:
+        remark(f"{trace}: not written, as there is nothing that a replay could confirm")
+    if as_json:
+        emit(json.dumps(proof.to_dict(), indent=2) + "\n")
+    else:
+        show(proof, Page(), None if written is None else str(written))
+    if proof.course is not None:
+        raise CheckError(f"{strategy} can lose a write")
+
+
+def _write(path: Path, enactment: Enactment, *, force: bool) -> None:
+    from tracer.writer import TraceWriter  # noqa: PLC0415 - heavy
+
+    with TraceWriter(path, force=force) as writer:
+        for name, rows in enactment.tables.items():
+            writer.append(name, rows)
+        writer.finish(enactment.trace.meta)

@@ -1,0 +1,117 @@
+"""Whether a strategy can lose a write: proved within a bound, or refuted with the shortest story.
+
+`interleavings` searches, `enactment` puts what it finds on the clock and has a replay judge it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+from analyses.counterexample import Event, cause, events
+from analyses.enactment import Enactment, enact
+from analyses.interleavings import Bounds, Course, Search, Setting
+from replay.strategies import strategy
+from tracer.errors import UsageError
+
+#: So many losing courses of one guest size are tried for one that constant delays can bring about.
+_COURSES = 12
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a search has found.
+
+    pages: of the largest guest searched. states, depth: visited in all guests, and steps to the
+    farthest. complete: no bound on steps cut a course short. course: a shortest one that loses a
+    page, of the smallest guest; None if there is none. enactment: its replay; None if no constant
+    delays lead to the course.
+    """
+
+    setting: Setting
+    bounds: Bounds
+    guest_runs: bool
+    pages: int
+    states: int
+    depth: int
+    complete: bool
+    course: Course | None = None
+    enactment: Enactment | None = None
+
+    @property
+    def verdict(self) -> Literal["proved", "refuted"]:
+        """The answer."""
+        return "proved" if self.course is None else "refuted"
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The counterexample step by step, nothing if there is none."""
+        return () if self.course is None else events(self.course)
+
+    @property
+    def cause(self) -> str | None:
+        """The counterexample in one sentence."""
+        return None if self.course is None else cause(self.course)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON knows it."""
+        setting = self.setting
+        request = setting.strategy.request
+        return {
+            "strategy": setting.strategy.name,
+            "request": None if request is None else request.name,
+            "log_mode": setting.log_mode,
+            "guest_hold": setting.hold,
+            "hint_clears_log": setting.hint_clears_log,
+            "guest_runs": self.guest_runs,
+            "verdict": self.verdict,
+            "pages": self.pages,
+            "reports": self.bounds.reports,
+            "steps": self.bounds.steps,
+            "states": self.states,
+            "depth": self.depth,
+            "complete": self.complete,
+            "lost": [] if self.course is None else list(self.course.lost_pages),
+            "cause": self.cause,
+            "events": [event.to_dict() for event in self.events],
+            "replayed": None if self.enactment is None else list(self.enactment.lost),
+            "parameters": None if self.enactment is None else asdict(self.enactment.parameters),
+        }
+
+
+def setting_of(name: str, request: str | None = None, *, guest_runs: bool = False) -> Setting:
+    """Return the setting of a strategy by name, everything else by default.
+
+    guest_runs: even where the strategy stops the guest. Raises UsageError for an unknown name or a
+    composition that cannot end.
+    """
+    chosen = strategy(name).with_request(request)
+    if guest_runs:
+        if not chosen.stop_guest:
+            raise UsageError(f"strategy {name} lets the guest run anyway; leave --guest-runs out")
+        chosen = replace(chosen, stop_guest=False)
+    return Setting(chosen, hold=chosen.hold)
+
+
+def prove(setting: Setting, bounds: Bounds, *, guest_runs: bool = False) -> Proof:
+    """Search guests of 1 up to `bounds.pages` pages for a loss that a replay confirms.
+
+    Raises UsageError where there are more states than `bounds` allows. guest_runs is only noted.
+    """
+    found: Course | None = None
+    states = depth = 0
+    complete = True
+    for pages in range(1, bounds.pages + 1):
+        search = Search(setting, bounds, pages, before=states)
+        for course in islice(search.losses(), _COURSES):
+            found = found or course
+            enactment = enact(course)
+            if enactment is not None:
+                return Proof(
+                    setting, bounds, guest_runs, pages, states + search.states, len(course.labels),
+                    True, course, enactment,
+                )  # fmt: skip
+        states, depth = states + search.states, max(depth, search.depth)
+        complete = complete and not search.cut
+    return Proof(setting, bounds, guest_runs, bounds.pages, states, depth, complete, found)

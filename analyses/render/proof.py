@@ -1,0 +1,121 @@
+"""A proof or a counterexample on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from analyses.counterexample import Event, PageView
+from analyses.enactment import Enactment
+from analyses.proof import Proof
+from analyses.render.grid import Column, Row, grid, labelled, wrap
+from analyses.render.tables import STYLES
+from analyses.render.terminal import Page
+from analyses.render.text import count, plain
+
+_INDENT = 13
+_LEGEND = "of each page: u in use or f free, P pending, L logged, what the destination holds of it"
+_AWAITING = "; l: harvested already, the bit goes with its chunk and a write leaves no new record"
+
+
+def show(proof: Proof, page: Page, path: str | None = None) -> None:
+    """Print the answer, and the counterexample if there is one. path: of the trace written."""
+    page.lines([Text(plain(proof.setting.strategy.name), style="bold underline")])
+    page.lines(labelled("searched", _searched(proof), page.prose, _INDENT))
+    page.lines(labelled("with", _setting(proof), page.prose, _INDENT))
+    style = STYLES["unsafe" if proof.course else "safe"]
+    page.lines(labelled(Text(proof.verdict, style=style), _answer(proof), page.prose, _INDENT))
+    if proof.course is None:
+        return
+    page.lines(["", *_timeline(proof.events, page.width), ""])
+    awaiting = any(view.awaiting for event in proof.events for view in event.pages)
+    legend = wrap(_LEGEND + _AWAITING * awaiting, page.prose, first=2, others=2)
+    page.lines(Text(line, style="dim") for line in legend)
+    page.lines(labelled("cause", f"{proof.cause}.", page.prose, _INDENT))
+    page.lines(labelled("replay", _replayed(proof, path), page.prose, _INDENT))
+    if path is not None and proof.enactment is not None and not proof.guest_runs:
+        page.lines(["", "  " + command(proof, proof.enactment, path)])
+
+
+def command(proof: Proof, enactment: Enactment, path: str) -> str:
+    """Return the command that replays the counterexample."""
+    parameters = enactment.parameters
+    words = [
+        f"dirtylog replay {path} -s {proof.setting.strategy.name}",
+        f"--bandwidth {parameters.bandwidth}B/s --downtime-limit 0",
+        f"--max-rounds {parameters.max_rounds} --log-mode {parameters.log_mode}",
+        f"--guest-hold {parameters.guest_hold} --request-delay {parameters.request_delay_ns}ns",
+        f"--report-delay {parameters.report_delay_ns}ns",
+        f"--handle-delay {parameters.handle_delay_ns}ns",
+        f"--hint-interval {parameters.hint_interval_ns}ns",
+    ]
+    if parameters.request is not None:
+        words.append(f"--request {parameters.request}")
+    if not parameters.hint_clears_log:
+        words.append("--no-hint-clears-log")
+    return " ".join(words)
+
+
+def _searched(proof: Proof) -> str:
+    guests = "a guest of 1 page" if proof.pages == 1 else f"guests of 1 to {proof.pages} pages"
+    said = f"{guests}, up to {proof.bounds.reports} reports outstanding"
+    if proof.bounds.steps is not None:
+        said += f", up to {proof.bounds.steps} steps"
+    return said + (": every order of steps" if proof.complete and not proof.course else "")
+
+
+def _setting(proof: Proof) -> str:
+    setting = proof.setting
+    said = f"profile rounds, log mode {setting.log_mode}"
+    if setting.log_mode == "manual":
+        clears = "clears" if setting.hint_clears_log else "does not clear"
+        said += f" (chunks of all sizes, a report {clears} the log)"
+    if setting.strategy.request is not None:
+        said += f", guest hold {setting.hold}, requested {setting.strategy.request.name}"
+    if proof.guest_runs:
+        said += "; the guest runs from snapshot to handling, though the strategy stops it"
+    return said
+
+
+def _answer(proof: Proof) -> str:
+    states = f"{count(proof.states)} states, {count(proof.depth)} steps deep"
+    if proof.course is None:
+        return f"no write is lost in any of {states}"
+    lost = " and ".join(map(str, proof.course.lost_pages))
+    return f"page {lost} is lost after {len(proof.course.labels)} steps ({states})"
+
+
+def _replayed(proof: Proof, path: str | None) -> str:
+    if proof.enactment is None:
+        return (
+            "none: no constant delays were found that bring these steps about in this order, only "
+            "delays that vary from report to report"
+        )
+    lost = " and ".join(map(str, proof.enactment.lost))
+    said = f"confirmed: as a trace with constant delays, replayed, it loses page {lost}"
+    if path is None:
+        return said
+    return said + f"; {path} is that trace"
+
+
+def _timeline(events: Sequence[Event], width: int) -> Iterator[Text]:
+    """Yield one line or more for each step; the words take what room the pages leave."""
+    pages = len(events[0].pages)
+    narrow = max(24, width - 6 - pages * 16)
+    columns = [
+        Column("step"),
+        Column("what happens", right=False),
+        *(Column(f"page {page}", right=False) for page in range(pages)),
+    ]
+    rows: list[Row] = []
+    for event in events:
+        first, *others = wrap(event.what, narrow)
+        rows.append([str(event.number), first, *map(_page, event.pages)])
+        rows += [["", other, *[""] * pages] for other in others]
+    yield from grid(columns, rows)
+
+
+def _page(view: PageView) -> str:
+    logged = ("l" if view.awaiting else "L") if view.logged else "-"
+    return f"{'f' if view.free else 'u'}{'P' if view.pending else '-'}{logged} {view.destination}"
