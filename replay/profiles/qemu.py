@@ -1,9 +1,10 @@
 """QEMU's pre-copy loop (the model, section 3, profile `qemu`).
 
-Read from 7.2 and later (migration/migration.c: migration_thread, migration_iteration_run,
-migration_update_counters, migration_rate_limit; migration/ram.c: ram_save_iterate,
-ram_find_and_save_block, find_dirty_block, save_page_header, ram_save_pending,
-migration_bitmap_sync; migration/qemu-file.c: qemu_file_rate_limit):
+QEMU's functions are migration_thread, migration_iteration_run, migration_update_counters and
+migration_rate_limit (migration/migration.c), ram_save_iterate, ram_find_and_save_block,
+find_dirty_block, save_page_header, ram_save_pending and migration_bitmap_sync (migration/ram.c),
+qemu_file_rate_limit (migration/qemu-file.c). What logs of 7.2 show of them (thresholds, windows,
+pages a window, syncs) agrees:
 
 - Time is cut in windows of 100 ms (BUFFER_DELAY), counted in whole ms. In each a tenth of
   max-bandwidth may be put on the wire; a page is begun as long as no more than that has been. Then
