@@ -171,9 +171,11 @@ def _course(row: UnsafeRow) -> str:
         else f"harvested by the sync at {moment(row.t_harvested)}"
     )
     when = f"in round {row.round}" if row.round else "before round 1"
+    hidden = "if all hidden writes happen, " if row.scenario == "saturated" else ""
     return (
-        f"free in the snapshot at {moment(row.t_snapshot)}, written at {moment(row.t_written)}, "
-        f"{harvested}, skipped at {moment(row.t_skipped)} {when}, never sent with that write"
+        f"{hidden}free in the snapshot at {moment(row.t_snapshot)}, written at "
+        f"{moment(row.t_written)}, {harvested}, skipped at {moment(row.t_skipped)} {when}, "
+        "never sent with that write"
     )
 
 
