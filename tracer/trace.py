@@ -58,7 +58,7 @@ class Trace:
             raise TraceError(f"{header}: missing; {path} is no trace") from None
         except (OSError, UnicodeDecodeError) as error:
             raise TraceError(f"{header}: cannot be read ({error})") from None
-        meta = Meta.from_json(text, str(header))
+        meta = _with_resolution(Meta.from_json(text, str(header)), path / "freelist.arrow")
         tables: dict[TableName, _Source] = {
             name: _FileSource(_regular(file), name, _schema(name, meta))
             for name in SCHEMAS
@@ -66,12 +66,6 @@ class Trace:
         }
         if "dirty" not in tables:
             raise TraceError(f"{path / 'dirty.arrow'}: missing; a trace needs its dirty rows")
-        if ("freelist" in tables) != (meta.freelist_resolution is not None):
-            there = "there" if "freelist" in tables else "missing"
-            raise TraceError(
-                f"{path / 'freelist.arrow'}: {there}, but {header} says "
-                f'"freelist_resolution": {json.dumps(meta.freelist_resolution)}'
-            )
         missing = [name for name in meta.digests if not (path / name).exists()]
         if missing:
             raise TraceError(f"{path / missing[0]}: missing, though {header} lists it")
@@ -205,6 +199,19 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _with_resolution(meta: Meta, freelist: Path) -> Meta:
+    """Let the free list's resolution be what the file says where the header does not.
+
+    A trace without a free list has none, whatever its header says.
+    """
+    if not freelist.exists():
+        return replace(meta, freelist_resolution=None)
+    if meta.freelist_resolution is not None:
+        return meta
+    sampled = _FileSource(_regular(freelist), "freelist", SCHEMAS["freelist"]).sampled
+    return replace(meta, freelist_resolution="sampled" if sampled else "event")
+
+
 def _regular(path: Path) -> Path:
     """Return the path; raises TraceError if something else than a file is there (a FIFO blocks)."""
     if path.exists() and not path.is_file():
@@ -270,6 +277,7 @@ class _FileSource(_Source):
         # One trace is gone through many times: a small one is decompressed once.
         self._recent = lru_cache(_RECENT_BATCHES)(self._decode)
         found = self._reader.schema
+        self.sampled = found.get_field_index("since_ns") >= 0
         self._names = schema.names
         for field in schema:
             at = found.get_all_field_indices(field.name)

@@ -215,7 +215,6 @@ def test_an_epoch_row_must_stand_at_an_epochs_end(tmp_path):
         ({"version": True}, VersionError, "version True"),
         ({"digests": {"/dev/zero": "x"}}, TraceError, '"digests" names other files'),
         ({"hinting": "no"}, TraceError, "true or false"),
-        ({"freelist_resolution": None}, TraceError, r"freelist\.arrow: there, but"),
     ],
 )
 def test_a_bad_header_is_refused(tmp_path, change, error, message):
@@ -242,6 +241,19 @@ def test_what_is_no_trace_is_refused(tmp_path):
     (tmp_path / "empty.trace" / "meta.json").write_text("[1]")
     with pytest.raises(TraceError, match="this is no trace"):
         Trace.open(tmp_path / "empty.trace")
+
+
+def test_a_header_may_leave_the_free_lists_resolution_open(tmp_path):
+    write(tmp_path / "a.trace")
+    header = tmp_path / "a.trace" / "meta.json"
+    body = {**json.loads(header.read_text()), "digests": {}}
+    header.write_text(json.dumps({**body, "freelist_resolution": None}))
+    assert Trace.open(tmp_path / "a.trace").meta.freelist_resolution == "event"
+    header.write_text(json.dumps(body))
+    (tmp_path / "a.trace" / "freelist.arrow").unlink()
+    bare = Trace.open(tmp_path / "a.trace")
+    assert bare.meta.freelist_resolution is None
+    assert "freelist" not in bare
 
 
 @pytest.mark.parametrize("name", ["dirty.arrow", "freelist.arrow", "migration.json"])
