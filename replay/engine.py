@@ -16,10 +16,11 @@ from replay import kernels as k
 from replay.clock import Clock
 from replay.contained import BLOCK_PAGES, Contained
 from replay.feed import Feed, looped_epochs, seam
-from replay.hints import Hinting, Report, Stage
+from replay.hints import Hinting, Report
 from replay.link import link_constants, nameless
 from replay.memory import Memory
 from replay.parameters import Parameters
+from replay.schedule import Schedule
 from replay.strategies import Strategy
 from tracer.rows import Flags, Int64s, Rows
 from tracer.trace import Trace
@@ -73,6 +74,7 @@ class Migration:
         self.parameters = parameters
         self.clock = Clock()
         self.hinting = Hinting(strategy, self)
+        self._schedule = Schedule(strategy.request, parameters, self.hinting)
         self.memory = Memory(
             trace.meta,
             manual=parameters.log_mode == "manual",
@@ -104,7 +106,6 @@ class Migration:
         self.epoch_ends = self._epoch_ends() if saturated else _NO_PAGES
         self._passed = np.zeros(len(watch), np.int64)
         self._sent = np.zeros(len(watch), np.bool_)
-        self._next_tick: int | None = None
         self._contained = contained or Contained(_NO_PAGES, _NO_PAGES)
         self._named = 0
 
@@ -120,9 +121,7 @@ class Migration:
         self.link_free(0)
         if first_sync:
             self.sync(0)
-        if self.strategy.request is not None:
-            self._request(0)
-            self._next_tick = self.strategy.request.next_tick(0, self.parameters.hint_interval_ns)
+        self._schedule.begin()
         self.settle(0)
 
     @property
@@ -175,9 +174,7 @@ class Migration:
 
     def next_due(self) -> int:
         """Return when the next thing about reports is due."""
-        tick = k.FOREVER if self._next_tick is None else self._next_tick
-        tick = min(tick, self._next_contained())
-        return min((tick, *(report.due_ns for report in self.hinting.outstanding)))
+        return min(self._schedule.next_due(), self._next_contained())
 
     def sweep(self, until: int) -> int:
         """Copy and let the guest run up to `until`; return why that ended.
@@ -195,7 +192,7 @@ class Migration:
 
     def settle(self, now: int) -> None:
         """Do all about reports that is due at `now`, in the model's order, until nothing is."""
-        while self._contained_due(now) + self._requests_due(now) + self._reports_due(now):
+        while self._contained_due(now) + self._schedule.do_due(now):
             pass
 
     # -- deeds --------------------------------------------------------------------------------
@@ -206,9 +203,7 @@ class Migration:
 
     def ask_after_sync(self, now: int) -> None:
         """Make the requests that follow a regular sync which does not end the replay."""
-        request = self.strategy.request
-        if request is not None and request.at_sync():
-            self._request(now)
+        self._schedule.after_sync(now)
         self.settle(now)
 
     def sync(self, now: int) -> None:
@@ -304,43 +299,6 @@ class Migration:
         self._catch_up()
 
     # -- inside -------------------------------------------------------------------------------
-
-    def _request(self, now: int) -> None:
-        report = self.hinting.request(now)
-        report.due_ns = now + self.parameters.request_delay_ns
-
-    def _requests_due(self, now: int) -> int:
-        made = 0
-        request = self.strategy.request
-        while self._next_tick is not None and self._next_tick <= now:
-            assert request is not None
-            self._request(now)
-            self._next_tick = request.next_tick(self._next_tick, self.parameters.hint_interval_ns)
-            made += 1
-        for _ in range(self.hinting.asked):
-            self._request(now)
-            made += 1
-        self.hinting.asked = 0
-        return made
-
-    def _reports_due(self, now: int) -> int:
-        moved = 0
-        parameters, hinting = self.parameters, self.hinting
-        for stage in (Stage.REQUESTED, Stage.SNAPSHOT, Stage.QUEUED):
-            for report in [r for r in hinting.outstanding if r.stage == stage and r.due_ns <= now]:
-                moved += 1
-                if stage == Stage.REQUESTED:
-                    hinting.snapshot(report, now)
-                    report.due_ns = now + parameters.report_delay_ns
-                elif stage == Stage.SNAPSHOT:
-                    hinting.arrive(report, now)
-                    assert self.strategy.request is not None
-                    report.due_ns = self.strategy.request.handling_time(
-                        now + parameters.handle_delay_ns, parameters.hint_interval_ns
-                    )
-                else:
-                    hinting.consume(report, now)
-        return moved
 
     def _next_contained(self) -> int:
         if self._named == len(self._contained.t):
