@@ -513,12 +513,3 @@ def final_counts(state, skipped, missed, last_word, lost_bits):  # type: ignore[
         counts[7] += popcount(unsynced & ~free & ~ever) + popcount(stale & ~ever)
         lost_bits[word] = lost
     return counts
-
-
-@_jit
-def count(bits):  # type: ignore[no-untyped-def]
-    """Count the set bits of an array of words."""
-    total = 0
-    for word in bits:
-        total += popcount(word)
-    return np.int64(total)
