@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -225,23 +225,20 @@ def _schema(name: TableName, meta: Meta) -> pa.Schema:
     return SCHEMAS[name]
 
 
-class _Source:
+class _Source(Protocol):
     """One table: `offsets` are the row numbers at which its batches begin, and its length."""
 
     where: str
 
     @property
-    def offsets(self) -> list[int]:
-        raise NotImplementedError
+    def offsets(self) -> list[int]: ...
 
-    def batch(self, index: int) -> pa.RecordBatch:
-        raise NotImplementedError
+    def batch(self, index: int) -> pa.RecordBatch: ...
 
-    def digest(self) -> str:
-        raise NotImplementedError
+    def digest(self) -> str: ...
 
 
-class _MemorySource(_Source):
+class _MemorySource:
     def __init__(self, name: str, table: pa.Table):
         self.where = f"{name}.arrow"
         self._batches = [batch for batch in table.to_batches() if batch.num_rows]
@@ -260,7 +257,7 @@ class _MemorySource(_Source):
         return digest.hexdigest()
 
 
-class _FileSource(_Source):
+class _FileSource:
     """An Arrow IPC file, mapped into memory."""
 
     def __init__(self, path: Path, name: str, schema: pa.Schema):
