@@ -346,6 +346,14 @@ def test_a_cut_last_sample_is_left_out(tmp_path: Path) -> None:
     assert "the last sample is cut short" in report.cut[0]
 
 
+def test_a_free_list_whose_gzip_breaks_off_is_said(tmp_path: Path) -> None:
+    zipped = tmp_path / "cut.gz"
+    zipped.write_bytes(gzip.compress((WALKS + WALKS[-1:] * 500).encode(), mtime=0)[:-9])
+    log = folder(tmp_path, text(WALKED)) / "qemu.log"
+    report = import_qemu(log=log, freelist=zipped, out=tmp_path / "t.trace")
+    assert any("cut.gz: the gzip breaks off" in one for one in report.cut)
+
+
 def test_untold_pages_follow_their_neighbours_on_the_free_list(tmp_path: Path) -> None:
     # 16-31 are free at the start; the pass tells that 16-19 had content and 23-31 were zero, but
     # 20-22 and 40 were written before it came.
