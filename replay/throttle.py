@@ -1,8 +1,8 @@
 """Auto-converge: taking time from the vCPUs where a migration makes no progress.
 
 What QEMU does (migration/ram.c, migration_trigger_throttle and mig_throttle_guest_down;
-cpu-throttle.c), 7.2 and later alike but for one thing: since 9.2 a timer makes syncs of its own
-while the guest is throttled and an iteration lasts long, which is not modelled.
+cpu-throttle.c). Not modelled: the timer with which newer versions make syncs of their own while the
+guest is throttled and an iteration lasts long.
 """
 
 from __future__ import annotations

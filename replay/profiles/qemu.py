@@ -19,11 +19,10 @@ pages a window, syncs) agrees:
 - The first sync comes before the first page. A block's first page in a row carries its name; an
   iteration begins with 5 bytes and ends with 13, of which QEMU counts 8 as RAM (ram.transferred).
 
-Where versions differ: 7.2 decides by the count of pending pages, syncing as it counts
-(ram_save_pending); since 8.0 an estimate comes first and an exact count, with its sync, below the
-threshold (ram_state_pending_estimate, ram_state_pending_exact), which comes to the same; 8.2 adds
-avail-switchover-bandwidth in place of the measured one; since 9.0 zero pages may be sought by the
-multifd threads (zero-page-detection), which is not modelled. Nor is what other devices send.
+Later versions split the count of pending pages in two: an estimate first, and an exact count, with
+its sync, below the threshold (ram_state_pending_estimate, ram_state_pending_exact), which comes to
+the same. Not modelled: avail-switchover-bandwidth, which takes the measured bandwidth's place where
+it is set; zero pages sought by multifd threads; what other devices send.
 """
 
 from __future__ import annotations
