@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analyses.recording import Recording
-from replay.clock import Clock
-from replay.contained import contained_reports
+from replay.contained import contained_reports, foretold_reports
 from replay.engine import Migration
-from replay.pacing import keeps_pace, on_host_time
+from replay.kernels import FOREVER
+from replay.pacing import at_work, load_of
 from replay.parameters import Parameters
 from replay.profiles import Moment, Outcome, profile
-from replay.replay import scenarios
 from replay.result import Scenario
-from replay.rewrites import expected
+from replay.scenarios import Readings, scenarios
 from replay.strategies import strategy
 from tracer.trace import Trace
 
@@ -119,61 +118,66 @@ def measure(
     trace = recording.trace if source is None else source
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
     if parameters.auto_converge is not None:
-        trace, paced = _as_throttled(trace)
-        parameters = replace(parameters, paced=paced)
+        trace, load = _as_worked(trace)
+        parameters = replace(parameters, guest_load=load or parameters.guest_load)
+    readings = Readings(trace, parameters)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]
     outlasted: list[str] = []
-    for scenario in _scenarios(trace):
-        hinted = recording.trace.meta.hinting
-        outcome = _foretell(trace, parameters, scenario, hinted=hinted)
+    for scenario in scenarios(trace):
+        outcome, beyond = _foretell(recording, readings, scenario)
         rows += _rows(recording, trace, scenario, outcome)
-        if _outlasts(recording, trace, outcome):
+        if beyond:
             outlasted.append(scenario)
         curves.append(_predicted_curve(trace, scenario, outcome, _end(recording)))
-    remarks = [*_remarks(recording, trace, parameters)]
-    if outlasted:
-        remarks.append(
-            f"{recording.trace.name}: the replay ({', '.join(outlasted)}) outlasts the trace "
-            f"{trace.name}, which is repeated"
-        )
     name = recording.trace.name
-    return Accuracy(
-        name, trace.name, tuple(rows), tuple(c for c in curves if c.points), tuple(remarks)
-    )
+    remarks = (*_remarks(recording, trace, parameters), *_about_readings(name, readings, outlasted))
+    return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), remarks)
 
 
-def _scenarios(trace: Trace) -> tuple[Scenario, ...]:
-    """Return the scenarios, with what the working-set model expects where writes are hidden."""
-    found = scenarios(trace)
-    if trace.meta.resolution != "first-write":
-        return found
-    return (*found[:1], "expected", *found[1:])
-
-
-def _as_throttled(trace: Trace) -> tuple[Trace, bool]:
-    """Return the trace as a throttled guest would have written it, and whether it kept its pace."""
+def _as_worked(trace: Trace) -> tuple[Trace, int | None]:
+    """Return the trace on the clock of the guest's work, and the guest's load if that shows."""
     own = Recording.of(trace) if trace.migration is not None else None
     if own is None or not own.throttles or trace.meta.resolution != "first-write":
-        return trace, False
-    timed = on_host_time(trace, own.throttles)
-    return (timed, True) if keeps_pace(timed, own.throttles) else (trace, False)
+        return trace, None
+    load = load_of(trace, own.throttles)
+    return (trace, None) if load is None else (at_work(trace, own.throttles, load), load)
 
 
-def _foretell(trace: Trace, parameters: Parameters, scenario: Scenario, *, hinted: bool) -> Outcome:
-    saturated = scenario == "saturated"
-    # Found before rewrites are drawn: a report shows in first writes.
-    contained = contained_reports(trace) if hinted else None
-    if scenario == "expected":
-        trace = expected(trace)
-    migration = Migration(
-        trace,
-        strategy("precopy"),
-        parameters,
-        saturated=saturated,
-        contained=contained,
-    )
-    return profile(parameters.profile)(migration)
+def _foretell(recording: Recording, readings: Readings, scenario: Scenario) -> tuple[Outcome, bool]:
+    """Return what is foretold of a migration, and whether more was needed than the trace has."""
+    parameters = readings.parameters(scenario)
+    hinted, trace = recording.trace.meta.hinting, readings.trace
+    for read in readings.of(scenario):
+        reading, contained = read, None
+        if hinted and trace.meta.hinting:
+            # Found in what was recorded: a report shows in first writes.
+            contained = contained_reports(trace)
+        elif hinted and "freelist" in trace:
+            reading, contained = foretold_reports(reading, recording.hint_block_ns)
+        migration = Migration(
+            reading,
+            strategy("precopy"),
+            parameters,
+            saturated=scenario == "saturated",
+            contained=contained,
+        )
+        outcome = profile(parameters.profile)(migration)
+        end = _end(recording)
+        if outcome.reason != "trace-exhausted" or (end is not None and outcome.end_ns >= end):
+            break
+    stop = min(outcome.end_ns if outcome.stop_ns is None else outcome.stop_ns, end or FOREVER)
+    beyond = migration.clock.guest(max(stop, migration.clock.segments[-1][0]))
+    return outcome, beyond > trace.meta.duration_ns + WINDOW_NS
+
+
+def _about_readings(name: str, readings: Readings, outlasted: list[str]) -> Iterator[str]:
+    trace = readings.trace
+    if "expected" in scenarios(trace):
+        yield f"{name}: hidden writes of {trace.name} drawn, {readings.rewrites.fit.in_words()}"
+    for scenario in outlasted:
+        how = "as its working set was" if scenario in ("expected", "exact") else "by its repetition"
+        yield f"{name}: the replay ({scenario}) outlasts the trace {trace.name}: continued {how}"
 
 
 def _rows(
@@ -223,17 +227,6 @@ def _moment(recording: Recording, outcome: Outcome) -> Moment:
     return before[-1] if before else outcome.course[0]
 
 
-def _outlasts(recording: Recording, trace: Trace, outcome: Outcome) -> bool:
-    """Return whether what was foretold needed more of the trace than there is."""
-    throttles = () if trace.meta.clock == "host" else outcome.throttles
-    clock = Clock()
-    for host, percent in throttles:
-        clock.throttle(host, percent)
-    stop = outcome.end_ns if outcome.stop_ns is None else outcome.stop_ns
-    until = max(min(stop, _end(recording) or stop), clock.segments[-1][0])
-    return clock.guest(until) > trace.meta.duration_ns + WINDOW_NS
-
-
 def _by_epoch(outcome: Outcome, end_ns: int) -> list[int]:
     """Return the pages with content that were copied from each sync to the next, up to `end_ns`.
 
@@ -270,9 +263,10 @@ def _predicted_curve(trace: Trace, scenario: Scenario, outcome: Outcome, end: in
 def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iterator[str]:
     name = recording.trace.name
     if parameters.auto_converge is not None:
-        pace = "as fast as before" if parameters.paced else "slower"
-        how = "as its recording shows" if parameters.paced else "assumed"
-        yield f"{name}: a throttled guest does its work {pace} ({how})"
+        load = parameters.guest_load
+        how = f"needs {load} % of its vCPUs' time" if load < 100 else "works as fast as it may"
+        seen = "as its recording shows" if trace.meta.clock == "work" else "assumed"
+        yield f"{name}: the throttled guest {how} ({seen})"
     lacking = recording.lacking()
     if lacking:
         yield f"{name}: it ran with {', '.join(lacking)}, which the model lacks"
@@ -286,7 +280,14 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
             yield f"{name}: when that was is not recorded: compared with the replay's end"
     if not recording.parameters:
         yield f"{name}: its parameters were not recorded: QEMU's defaults, or what was passed"
-    if trace.meta.hinting != recording.trace.meta.hinting:
+    hinted = recording.trace.meta.hinting
+    if hinted and not trace.meta.hinting and "freelist" in trace:
+        yield (
+            f"{name}: free page hinting is foretold from the free list of {trace.name}: a block of "
+            f"4 MiB every {recording.hint_block_ns / 1e6:g} ms, zeroed as it is taken "
+            "(init_on_alloc)"
+        )
+    elif hinted != trace.meta.hinting:
         yield (
             f"{name}: free page hinting was on in one of it and {trace.name} and off in the other; "
             "what hinting does to the guest is not foretold"

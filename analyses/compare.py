@@ -14,6 +14,7 @@ from replay.parameters import Parameters
 from replay.profiles import profile
 from replay.replay import replay
 from replay.result import Replay, Result
+from replay.scenarios import Readings
 from replay.strategies import Strategy, registered, strategy
 from tracer.errors import UsageError
 from tracer.format import SCHEMAS
@@ -115,10 +116,11 @@ def compare(work: Plan, watch: Watch | None = None) -> list[Comparison]:
     before, comparisons = 0, []
     for trace, strategies in work.traces:
         replays: list[Replay] = []
+        readings = Readings(trace, work.parameters)
         for one in strategies:
             tell = _Steps(watch, f"{trace.name}: {one.name}", before, _rows(trace), total)
             tell(0)
-            replays += replay(trace, one, work.parameters, on_rows=tell)
+            replays += replay(trace, one, work.parameters, readings=readings, on_rows=tell)
             before += _rows(trace)
         comparisons.append(Comparison(trace, work.parameters, strategies, tuple(replays)))
     return comparisons

@@ -129,8 +129,17 @@ class Recording:
             log_mode="manual" if accelerator == "kvm" else "legacy",
             auto_converge=self._auto_converge(),
             sync_waits=accelerator == "tcg",
-            at_end="loop",
+            at_end="continue",
         )
+
+    @property
+    def hint_block_ns(self) -> int:
+        """How long its guest takes to take, zero and report a block of 4 MiB.
+
+        Under TCG as measured on a recording with hinting on (92 blocks in 1.06 s); with a processor
+        that zeroes 4 GiB/s in the guest, and as long again for the rest.
+        """
+        return 11_500_000 if self.trace.meta.source.get("accelerator") == "tcg" else 2_000_000
 
     def _auto_converge(self) -> AutoConverge | None:
         if not self.capabilities.get("auto-converge"):

@@ -73,3 +73,9 @@ class Clock:
         at = np.maximum(np.searchsorted(g0, guest, side="left") - 1, 0)
         ahead = guest - g0[at]
         return h0[at] + -(-ahead * k.FULL_RATE // rate[at])
+
+    def guest_of(self, host: Int64s) -> Int64s:
+        """Return the guest times of past host instants, int64 ns."""
+        h0, g0, rate = (np.array(column, np.int64) for column in zip(*self.segments, strict=True))
+        at = np.maximum(np.searchsorted(h0, host, side="right") - 1, 0)
+        return g0[at] + (host - h0[at]) * rate[at] // k.FULL_RATE

@@ -11,7 +11,7 @@ from tracer.errors import UsageError
 
 Profile = Literal["rounds", "qemu"]
 LogMode = Literal["legacy", "manual"]
-AtEnd = Literal["stop", "loop"]
+AtEnd = Literal["stop", "loop", "continue"]
 
 _MAX_BANDWIDTH = 1 << 61
 _MAX_NS = 1 << 61
@@ -25,16 +25,19 @@ class Parameters:
     clear_chunk: pages a chunk of the clear bitmap. hint_clears_log: a handled report clears the
     log of the chunks it names (QEMU 6.1 and later). request: overrides a strategy's request
     axis. The delays lead from request to snapshot to arrival in the queue to handling, in ns.
+    seed: of what scenario `expected` draws.
+    scenarios: which to replay besides the leading one, None for all.
     guest_hold: "auto" takes the strategy's own. min_order: reports name aligned, wholly free
     blocks of 2^min_order pages. max_rounds: None for no limit. at_end: what to do when the trace
-    is exhausted.
+    is exhausted: end the replay, repeat the trace, or go on as the trace's working set did (drawn;
+    scenarios `recorded` and `saturated` repeat it then).
 
     Profile `qemu` alone: bandwidth is max-bandwidth; line_rate (bytes/s) is how fast a window's
     budget is sent, zero_page_ns what finding a page to be zero takes, wake_ns how late the sender
     wakes from its sleep (all three measured from QEMU 7.2's logs, `analyses.line`). auto_converge:
     None for no throttling. sync_waits: a sync is over when every vCPU has come by, so that it waits
-    for throttled ones (TCG; under KVM it does not). paced: a throttled guest does its work as fast
-    as before; the trace is then on the host's time (`replay.pacing`).
+    for throttled ones (TCG; under KVM it does not). guest_load: percent of its vCPUs'
+    time that the guest's work takes; a throttle slows it only where less is left (`replay.pacing`).
 
     Raises UsageError for values that make no sense.
     """
@@ -59,7 +62,9 @@ class Parameters:
     wake_ns: int = 100_000
     auto_converge: AutoConverge | None = None
     sync_waits: bool = False
-    paced: bool = False
+    guest_load: int = 100
+    seed: int = 0
+    scenarios: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _within("bandwidth", self.bandwidth, 1, _MAX_BANDWIDTH, "bytes/s")
@@ -73,6 +78,8 @@ class Parameters:
         _within("line rate", self.line_rate, 1, _MAX_BANDWIDTH, "bytes/s")
         _within("zero page cost", self.zero_page_ns, 0, _MAX_NS, "ns")
         _within("wake-up delay", self.wake_ns, 0, _MAX_NS, "ns")
+        _within("guest load", self.guest_load, 1, 100, "percent")
+        _within("seed", self.seed, 0, 1 << 62, "")
         if self.max_rounds is not None:
             _within("max rounds", self.max_rounds, 1, _MAX_NS, "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from replay.assumptions import assumptions
@@ -16,6 +16,7 @@ from replay.observe import observe
 from replay.parameters import Parameters
 from replay.profiles import Outcome, profile
 from replay.result import Replay, ReportRow, Result, RoundRow, Scenario, UnsafeRow, Verdict
+from replay.scenarios import Readings, memory_to_draw, scenarios
 from replay.strategies import Strategy
 from replay.witness import Witness, witnesses
 from tracer.errors import UsageError
@@ -24,15 +25,10 @@ from tracer.trace import Trace
 
 Progress = Callable[[int], None]
 
-
-def scenarios(trace: Trace) -> tuple[Scenario, ...]:
-    """Return the scenarios that a trace calls for (the model, section 7).
-
-    Where all writes are known but not all moments, `saturated` would be the same replay again.
-    """
-    if trace.exact:
-        return ("exact",)
-    return ("recorded",) if trace.meta.resolution == "write" else ("recorded", "saturated")
+_LOST_IF = {
+    "expected": "with the hidden writes that are expected (scenario expected)",
+    "saturated": "if every hidden write happens (scenario saturated)",
+}
 
 
 def replay(
@@ -40,10 +36,12 @@ def replay(
     strategy: Strategy,
     parameters: Parameters,
     *,
+    readings: Readings | None = None,
     on_rows: Progress | None = None,
 ) -> list[Replay]:
     """Replay `trace` (validated) under `strategy` in each of its scenarios.
 
+    readings: of the same trace and parameters, where several strategies are to share what is drawn.
     on_rows is called now and then with the dirty rows replayed in the scenario under way.
     Raises UsageError where the strategy needs a free list and the trace has none.
     """
@@ -54,7 +52,11 @@ def replay(
             "freelist.arrow; record one along, or replay precopy"
         )
     _enough_memory(trace, strategy, parameters)
-    replays = [_replay(trace, strategy, parameters, name, on_rows) for name in scenarios(trace)]
+    readings = readings or Readings(trace, parameters)
+    replays = [
+        _replay(readings, strategy, parameters, scenario, on_rows)
+        for scenario in scenarios(trace, parameters)
+    ]
     return _with_verdict(replays)
 
 
@@ -63,30 +65,38 @@ def _enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> 
         trace.meta.pages,
         manual=parameters.log_mode == "manual",
         hints=strategy.hints,
-        saturated="saturated" in scenarios(trace),
+        saturated="saturated" in scenarios(trace, parameters),
     )
+    if "expected" in scenarios(trace, parameters):
+        needed += memory_to_draw(trace)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UsageError(
-            f"{trace.name}: a guest of {trace.meta.pages} pages takes {needed >> 20} MiB to replay "
-            f"under {strategy.name}, and this machine has {there >> 20} MiB; use a larger one"
+            f"{trace.name}: a guest of {trace.meta.pages} pages "
+            f"with {trace.num_rows('dirty')} dirty rows takes {needed >> 20} MiB to replay under "
+            f"{strategy.name}, and this machine has {there >> 20} MiB; use a larger one, or leave "
+            "scenarios out"
         )
 
 
 def _replay(
-    trace: Trace,
+    readings: Readings,
     strategy: Strategy,
     parameters: Parameters,
     scenario: Scenario,
     on_rows: Progress | None,
 ) -> Replay:
     saturated = scenario == "saturated"
+    parameters = readings.parameters(scenario)
+    for trace in readings.of(scenario):
+        first = Migration(trace, strategy, parameters, saturated=saturated, on_rows=on_rows)
+        outcome = profile(parameters.profile)(first)
+        if outcome.reason != "trace-exhausted":
+            break
 
     def migration(watch: Int64s) -> Migration:
         return Migration(trace, strategy, parameters, saturated=saturated, watch=watch)
 
-    first = Migration(trace, strategy, parameters, saturated=saturated, on_rows=on_rows)
-    outcome = profile(parameters.profile)(first)
     judgement = None if outcome.stop_ns is None else first.memory.judge()
     doubt: Doubt | None = None
     unsafe: tuple[Witness, ...] = ()
@@ -96,7 +106,7 @@ def _replay(
         doubt = can_lose(migration, first, outcome.stop_ns)
     tag = (trace.name, strategy.name, scenario)
     return Replay(
-        _result(first, outcome, judgement, scenario, doubt),
+        _result(first, outcome, judgement, scenario, doubt, readings.drawn(scenario, trace)),
         tuple(_round_rows(tag, trace.meta.page_size, outcome)),
         tuple(_report_rows(tag, first)),
         tuple(UnsafeRow(*tag, *vars(witness).values()) for witness in unsafe),
@@ -107,18 +117,17 @@ def _with_verdict(replays: list[Replay]) -> list[Replay]:
     """Give every scenario of a strategy its one verdict (the model, section 7).
 
     The verdict is that of the recorded scenario. Should hidden writes lose a page on the schedule
-    of `saturated` where none is lost on the recorded one, a loss is possible all the same.
+    of another where none is lost on the recorded one, a loss is possible all the same.
     """
-    if len(replays) == 1:
-        return replays
-    recorded, saturated = (one.result for one in replays)
+    recorded, *others = (one.result for one in replays)
     verdict = recorded.verdict
     notes: tuple[str, ...] = ()
-    if saturated.lost and verdict in ("safe", "unknown"):
-        verdict = "possible"
-        notes = (
-            f"{saturated.lost} pages are lost if every hidden write happens (scenario saturated)",
-        )
+    for result in others:
+        if result.lost and recorded.verdict in ("safe", "unknown"):
+            verdict = "possible"
+            notes += (f"{result.lost} pages are lost {_LOST_IF[result.scenario]}",)
+    if not others:
+        return replays
     return [
         replace(
             one,
@@ -138,6 +147,7 @@ def _result(
     judgement: Judgement | None,
     scenario: Scenario,
     doubt: Doubt | None,
+    drawn: Iterable[str],
 ) -> Result:
     counters = outcome.rounds
     sent = sum(row.pages_sent for row in counters)
@@ -181,7 +191,7 @@ def _result(
         stale_free=None if judgement is None else judgement.stale_free,
         old_bytes=None if judgement is None else judgement.old_bytes,
         near_misses=None if judgement is None else judgement.near_misses,
-        assumptions=tuple(assumptions(migration, scenario, doubt)),
+        assumptions=(*drawn, *assumptions(migration, scenario, doubt)),
     )
 
 

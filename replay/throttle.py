@@ -74,6 +74,11 @@ class Throttle:
         return min(self.percent + step, settings.maximum)
 
 
+def pace(percent: int, load: int) -> int:
+    """Return how fast, in percent, a guest works that needs `load` percent of its vCPUs' time."""
+    return min(100, (100 - percent) * 100 // load)
+
+
 def sleep_left(percent: int, since_ns: int) -> int:
     """Return the ns that a throttled vCPU still sleeps, `since_ns` after the throttle was set.
 

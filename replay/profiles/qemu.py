@@ -38,7 +38,7 @@ from replay.profiles.steps import (
     round_row,
     wait_for_answer,
 )
-from replay.throttle import Throttle, sleep_left
+from replay.throttle import Throttle, pace, sleep_left
 
 MS_NS = 1_000_000
 #: BUFFER_DELAY: a window's length in ms, and how many make a second (XFER_LIMIT_RATIO).
@@ -195,8 +195,8 @@ class _Loop:
             now = self._wait(now, sleep_left(percent, now - set_ns))
         sent = migration.bytes_sent + self._framing
         if throttle.synced(now // MS_NS, migration.dirtied * self._page_size, sent):
-            if not migration.parameters.paced:
-                migration.throttle(now, throttle.percent)
+            left = pace(throttle.percent, migration.parameters.guest_load)
+            migration.throttle(now, 100 - left)
             self._throttles.append((now, throttle.percent))
         return now
 

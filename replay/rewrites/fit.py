@@ -1,0 +1,242 @@
+"""The working-set model, fitted: which pages are rewritten how often and how regularly.
+
+Every page is a renewal process of one of the families, with a mean interval of its own. How common
+each pair (a cell: family, mean) is among the guest's pages is found by maximum likelihood
+(expectation maximisation over a fixed grid of cells, Laird 1978), from how soon pages are seen
+again after an epoch begins, and which are not. A page's own cell then follows by Bayes' rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from replay.rewrites.families import FAMILIES
+from replay.rewrites.kernels import A_BINS, LOWEST, OCTAVE, X_BINS, likelihoods
+from replay.rewrites.sightings import Sightings
+from tracer.rows import Int64s
+
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
+
+#: The cells of a family are for mean intervals (ns) from this one up ...
+_SHORTEST_NS = 1 << 22
+#: ... to so many octaves beyond the recording: pages that are practically never written.
+_BEYOND = 8
+#: One surprise says no more against a cell than this (natural logarithms).
+_LEAST = np.log(1e-6)
+#: The shares are fitted to so many pages at most, a seeded sample of those that were seen.
+_SAMPLE = 1 << 14
+_ROUNDS = 200
+#: The fit ends when a round adds less to a page's likelihood (natural logarithm) than this.
+_SETTLED = 1e-8
+#: Before all evidence so many pages are never written for one that is, and writing at random is so
+#: many times as common as any other way.
+_NEVER, _AT_RANDOM = 100.0, 10.0
+_ODD, _MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+#: Cells of a smaller share are not worth carrying on.
+_NEGLIGIBLE = 1e-6
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of each page, one entry a wait, pages ascending.
+
+    first: int64[pages seen + 1], where a page's entries begin. page: int64, the pages seen. age:
+    int16, bin of the time from the last seen write to its epoch's end, -1 where nothing is known.
+    wait: int16, bin of the time from there to the next seen write, or to the recording's end.
+    seen: bool, whether a write ended the wait.
+    """
+
+    page: Int64s
+    first: Int64s
+    age: npt.NDArray[np.int16]
+    wait: npt.NDArray[np.int16]
+    seen: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The cells that matter, and how common they are among the guest's pages.
+
+    family: int64, index into FAMILIES. mean: int64, bin of the mean interval. share: float64, sums
+    to 1. likelihood: float64, natural logarithm, of all that was seen, per ns of wait. returns: how
+    many waits ended with a write. pages: of the guest. end: of the recording, guest ns.
+    """
+
+    family: Int64s
+    mean: Int64s
+    share: Floats
+    likelihood: float
+    returns: int
+    pages: int
+    end: int
+
+    def in_words(self) -> str:
+        """Say which pages are rewritten, how regularly and how soon."""
+        mean = np.exp2(self.mean / OCTAVE)
+        often = mean < self.end
+        written = float(self.share[often].sum())
+        if not written:
+            return f"its fit: no page is rewritten ({self.returns} returns seen)"
+        ways: dict[str, float] = {}
+        for number, share in zip(self.family[often], self.share[often], strict=True):
+            name = FAMILIES[number].name
+            ways[name] = ways.get(name, 0.0) + float(share)
+        told = ", ".join(
+            f"{100 * share / written:.0f} % {name}"
+            for name, share in sorted(ways.items(), key=lambda way: -way[1])
+        )
+        order = np.argsort(mean[often])
+        below = np.cumsum(self.share[often][order]) / written
+        quarter, half, rest = (
+            mean[often][order][np.searchsorted(below, part - 1e-9)] / 1e9
+            for part in (0.25, 0.5, 0.75)
+        )
+        return (
+            f"its fit: {self.pages * written:,.0f} pages are rewritten, {told}; a quarter of them "
+            f"every {quarter:.3g} s or sooner, half {half:.3g} s, three quarters {rest:.3g} s "
+            f"({self.returns:,} returns seen)"
+        )
+
+
+def bins(ns: Int64s) -> npt.NDArray[np.int16]:
+    """Return the logarithmic bins of times (ns), int16."""
+    found: npt.NDArray[np.int16] = np.floor(np.log2(np.maximum(ns, 1)) * OCTAVE).astype(np.int16)
+    return found
+
+
+@cache
+def tables() -> tuple[Floats32, Floats32]:
+    """Return logarithms, float32[family, age, wait]: density at a wait (per mean), and no write.
+
+    Bins are relative to the mean interval, from LOWEST up; the last age is "nothing known".
+    """
+    ages = np.exp2((np.arange(A_BINS) + LOWEST + 0.5) / OCTAVE)
+    edges = np.exp2((np.arange(X_BINS + 1) + LOWEST) / OCTAVE)
+    density = np.empty((len(FAMILIES), A_BINS + 1, X_BINS), np.float32)
+    silence = np.empty_like(density)
+    for number, family in enumerate(FAMILIES):
+        left = np.vstack([family.waits(ages, edges), family.waits_at_rest(edges)])
+        inside = np.maximum(left[:, :-1] - left[:, 1:], 0) / np.diff(edges)
+        density[number] = np.maximum(np.log(np.maximum(inside, 1e-300)), _LEAST)
+        middles = np.sqrt(np.maximum(left[:, :-1] * left[:, 1:], 1e-300))
+        silence[number] = np.maximum(np.log(middles), _LEAST)
+    return density, silence
+
+
+def evidence(seen: Sightings) -> Evidence:
+    """Return the waits of all pages that were seen at all."""
+    begin = np.append(np.flatnonzero(seen.first), len(seen.page))
+    pages = len(begin) - 1
+    # A page has one wait before each sighting, and one after the last.
+    size = len(seen.page) + pages
+    age, since = np.full(size, -1, np.int64), np.zeros(size, np.int64)
+    until, ended = np.full(size, seen.end - 1, np.int64), np.zeros(size, np.bool_)
+    at = np.arange(len(seen.page)) + np.repeat(np.arange(pages), np.diff(begin))
+    until[at], ended[at] = seen.t, True
+    age[at + 1], since[at + 1] = seen.closes - seen.t, seen.closes
+    binned = np.where(age >= 0, bins(age), -1).astype(np.int16)
+    return Evidence(seen.page[begin[:-1]], begin + np.arange(pages + 1), binned,
+                    bins(until - since), ended)  # fmt: skip
+
+
+def fit(seen: Sightings, pages: int, seed: int = 0) -> Fit:
+    """Fit the model to what was seen of a guest of so many pages."""
+    known = evidence(seen)
+    family, mean = _grid(seen.end)
+    share = np.where(family == 0, _AT_RANDOM, 1.0)
+    share[np.flatnonzero(family == 0)[-1]] = _NEVER * share.sum()
+    share /= share.sum()
+    chosen, times = _alike(known)
+    if len(chosen) > _SAMPLE:
+        rng = np.random.Generator(np.random.PCG64(seed))
+        drawn = rng.multinomial(_SAMPLE, times / times.sum())
+        chosen, times = chosen[drawn > 0], drawn[drawn > 0] * (times.sum() / _SAMPLE)
+    rows = np.empty((len(chosen) + 1, len(family)))
+    likelihoods(chosen, known.first, known.age, known.wait, known.seen, family, mean, *tables(),
+                rows[:-1])  # fmt: skip
+    rows[-1] = unseen(seen, family, mean)
+    weight = np.append(times, pages - len(known.page))
+    peak = rows.max(axis=1)
+    rows = np.exp(rows - peak[:, None])
+    share = _likeliest(rows, weight / weight.sum(), share)
+    total = float((weight * (np.log(rows @ share) + peak)).sum())
+    kept = share > _NEGLIGIBLE
+    family, mean, share = family[kept], mean[kept], share[kept] / share[kept].sum()
+    ends = known.wait[known.seen & (known.age >= 0)]
+    return Fit(family, mean, share, total, len(ends), pages, seen.end)
+
+
+def _likeliest(rows: Floats, weight: Floats, share: Floats) -> Floats:
+    """Return the shares that make the rows likeliest: expectation maximisation, accelerated.
+
+    rows: float64[rows, cells], likelihoods. The steps are squared extrapolations of two plain ones
+    (SQUAREM, Varadhan and Roland 2008), taken back where they lose likelihood.
+    """
+
+    def step(share: Floats) -> tuple[Floats, float]:
+        likely = rows @ share
+        found: Floats = share * ((weight / likely) @ rows)
+        return found, float(weight @ np.log(likely))
+
+    before = -np.inf
+    for _ in range(_ROUNDS):
+        once, now = step(share)
+        twice, _ = step(once)
+        turn, bend = once - share, twice - 2 * once + share
+        if now - before < _SETTLED or not bend.any():
+            return twice
+        before = now
+        length = max(np.sqrt(float(turn @ turn) / float(bend @ bend)), 1.0)
+        ahead = np.maximum(share + 2 * length * turn + length**2 * bend, twice * 1e-2)
+        ahead, gained = step(ahead / ahead.sum())
+        share = ahead if gained >= now else twice
+    return share
+
+
+def _alike(known: Evidence) -> tuple[Int64s, Floats]:
+    """Return one page each of those of which the same is known, and how many they are."""
+    place = np.arange(len(known.age)) - np.repeat(known.first[:-1], np.diff(known.first))
+    mixed = place.astype(np.uint64)
+    for column in (known.age, known.wait, known.seen):
+        # A multiplicative hash: alike are pages whose waits' hashes have the same sum.
+        mixed = (mixed ^ (column.astype(np.int64).astype(np.uint64) + _ODD)) * _MIXER
+        mixed ^= mixed >> np.uint64(29)
+    if not len(known.page):
+        return np.empty(0, np.int64), np.empty(0)
+    sums = np.add.reduceat(mixed, known.first[:-1])
+    _, chosen, times = np.unique(sums, return_index=True, return_counts=True)
+    return chosen, times.astype(np.float64)
+
+
+def unseen(seen: Sightings, family: Int64s, mean: Int64s) -> Floats:
+    """Return each cell's likelihood (logarithm) for a page that was never seen written."""
+    nothing = Evidence(
+        np.zeros(1, np.int64),
+        np.array([0, 1]),
+        np.full(1, -1, np.int16),
+        bins(np.array([seen.end])),
+        np.zeros(1, np.bool_),
+    )
+    row = np.empty((1, len(family)))
+    likelihoods(nothing.page, nothing.first, nothing.age, nothing.wait, nothing.seen, family, mean,
+                *tables(), row)  # fmt: skip
+    only: Floats = row[0]
+    return only
+
+
+def _grid(duration_ns: int) -> tuple[Int64s, Int64s]:
+    """Return the cells: index of the family, bin of the mean interval."""
+    shortest, recorded = bins(np.array([_SHORTEST_NS, duration_ns])).tolist()
+    longest = max(recorded, shortest) + _BEYOND * OCTAVE
+    cells = [
+        (number, mean)
+        for number, family in enumerate(FAMILIES)
+        for mean in range(longest, shortest - 1, -(OCTAVE // family.means_an_octave))
+    ]
+    family, mean = np.array(cells[::-1], np.int64).T
+    return family, mean

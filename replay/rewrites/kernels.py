@@ -1,0 +1,217 @@
+"""The compiled loops of the working-set model: likelihoods of pages, and hidden writes drawn."""
+
+# mypy: disable-error-code="call-arg,unused-ignore,var-annotated,no-untyped-def,no-untyped-call"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+#: Times are told apart by an eighth of an octave.
+OCTAVE = 8
+#: The lowest bin of a table, relative to the mean interval, and how many there are.
+LOWEST = -10 * OCTAVE
+A_BINS = 18 * OCTAVE
+X_BINS = 20 * OCTAVE
+
+#: How many courses of an epoch are drawn, of which one is kept, by how well the next sighting fits.
+_COURSES = 6
+#: How often an interval is drawn that must be longer than the silence so far.
+_TRIES = 32
+
+_jit = njit(cache=True, nogil=True)
+
+
+@_jit
+def _bin(number, lowest, size):
+    relative = number - lowest
+    return 0 if relative < 0 else (size - 1 if relative >= size else relative)
+
+
+@_jit
+def page_likelihoods(start, stop, age, wait, seen, family, mean, density, silence, row):
+    """Fill float64[cells] with the logarithm of the likelihood of one page's waits."""
+    ln_octave = np.log(2.0) / OCTAVE
+    for cell in range(len(row)):
+        f, m = family[cell], mean[cell]
+        total = 0.0
+        for i in range(start, stop):
+            a = A_BINS if age[i] < 0 else _bin(age[i] - m, LOWEST, A_BINS)
+            x = _bin(wait[i] - m, LOWEST, X_BINS)
+            if seen[i]:
+                # The density is per mean interval: make it one per unit of the wait's logarithm.
+                total += density[f, a, x] + (wait[i] - m) * ln_octave
+            else:
+                total += silence[f, a, x]
+        row[cell] = total
+
+
+@_jit
+def likelihoods(chosen, first, age, wait, seen, family, mean, density, silence, rows):
+    """Fill float64[pages, cells] for the chosen pages (indexes into `first`)."""
+    for number in range(len(chosen)):
+        page = chosen[number]
+        page_likelihoods(
+            first[page], first[page + 1], age, wait, seen, family, mean, density, silence,
+            rows[number],
+        )  # fmt: skip
+
+
+@_jit
+def cell_of(row, share, uniform):
+    """Return a cell drawn by Bayes' rule from the logarithms of likelihoods."""
+    peak = row.max()
+    total = 0.0
+    for cell in range(len(row)):
+        total += share[cell] * np.exp(row[cell] - peak)
+    left = uniform * total
+    for cell in range(len(row)):
+        left -= share[cell] * np.exp(row[cell] - peak)
+        if left <= 0:
+            return cell
+    return len(row) - 1
+
+
+@_jit
+def choose_cells(first, age, wait, seen, family, mean, share, density, silence, uniform):
+    """Return int64[pages], a cell for each page."""
+    cells = np.empty(len(first) - 1, np.int64)
+    row = np.empty(len(family))
+    for page in range(len(cells)):
+        page_likelihoods(
+            first[page], first[page + 1], age, wait, seen, family, mean, density, silence, row
+        )
+        cells[page] = cell_of(row, share, uniform[page])
+    return cells
+
+
+@_jit
+def _interval(rng, shape, share, short, ratio, mean):
+    """Draw the ns from one write to the next; a shape of 0 makes it bursts."""
+    if shape == 1:
+        return mean * rng.standard_exponential()
+    if shape > 1:
+        return mean * rng.standard_gamma(float(shape)) / shape
+    scale = short * ratio if rng.random() < share else short
+    return mean * scale * rng.standard_exponential()
+
+
+@_jit
+def _rest(rng, shape, share, short, ratio, mean):
+    """Draw the ns to the next write from a moment that knows nothing of the page."""
+    if shape > 0:
+        # As many of its phases are over as not.
+        left = shape - np.floor(rng.random() * shape)
+        return mean * rng.standard_gamma(left) / shape
+    scale = short * ratio if rng.random() < share * ratio * short else short
+    return mean * scale * rng.standard_exponential()
+
+
+@_jit
+def _fits(f, m, last, closes, following, seen, density, silence):
+    """Return the logarithm of how well what follows an epoch fits to its last write."""
+    least = _bin(_log_bin(max(closes - last, 1)) - m, LOWEST, X_BINS)
+    wait = _log_bin(max(following - last, 1)) - m
+    # The age is 0: the last write is known in this course.
+    table = density if seen else silence
+    return table[f, 0, _bin(wait, LOWEST, X_BINS)] - silence[f, 0, least]
+
+
+@_jit
+def _log_bin(ns):
+    return int(np.floor(np.log2(ns) * OCTAVE))
+
+
+@_jit
+def _put(t, page, number, when, who):
+    """Append to arrays that grow; return them."""
+    if number == len(t):
+        more_t, more_page = np.empty(2 * number, np.int64), np.empty(2 * number, np.int64)
+        more_t[:number], more_page[:number] = t, page
+        t, page = more_t, more_page
+    t[number], page[number] = when, who
+    return t, page
+
+
+@_jit
+def draw_hidden(
+    rng, first, t, closes, until, end, family, mean, families, density, silence, closest, last
+):
+    """Draw each page's hidden writes; return int64 times and indexes of sightings, page by page.
+
+    first: int64[pages + 1] into the sightings (t, when their epoch closes, until when they may be
+    followed by hidden ones). family, mean: int64[pages]. families: float64[families, 4], their
+    shape, share, short, ratio. last: int64[pages], is filled with each page's last write.
+    """
+    out_t, out_who = np.empty(1024, np.int64), np.empty(1024, np.int64)
+    number = 0
+    course, best = np.empty(64, np.int64), np.empty(64, np.int64)
+    for page in range(len(first) - 1):
+        f, m = family[page], mean[page]
+        shape, share, short, ratio = families[f]
+        interval = 2.0 ** (m / OCTAVE)
+        for i in range(first[page], first[page + 1]):
+            final = i + 1 == first[page + 1]
+            following = end if final else t[i + 1]
+            # What comes after a page was freed says nothing of what came before.
+            bridged = until[i] == closes[i] and closes[i] < end and shape != 1
+            total, kept = 0.0, 0
+            for _ in range(_COURSES if bridged else 1):
+                now, steps = t[i], 0
+                while True:
+                    gap = _interval(rng, shape, share, short, ratio, interval)
+                    # Beyond the recording: float to int64 must not overflow.
+                    now += np.int64(min(max(gap, closest), 4e18 - now))
+                    if now >= until[i]:
+                        break
+                    if steps == len(course):
+                        grown = np.empty(2 * steps, np.int64)
+                        grown[:steps] = course
+                        course = grown
+                    course[steps] = now
+                    steps += 1
+                weight = 1.0
+                if bridged:
+                    before = course[steps - 1] if steps else t[i]
+                    weight = np.exp(
+                        _fits(f, m, before, closes[i], following, not final, density, silence)
+                    )
+                total += weight
+                if rng.random() * total < weight:
+                    best, course, kept = course, best, steps
+            for step in range(kept):
+                out_t, out_who = _put(out_t, out_who, number, best[step], i)
+                number += 1
+            last[page] = best[kept - 1] if kept else t[i]
+    return out_t[:number], out_who[:number]
+
+
+@_jit
+def draw_onward(rng, last, end, until, family, mean, families, closest):
+    """Draw writes from `end` to `until` of pages last written at `last` (-1: never seen).
+
+    Returns int64 times and indexes of pages, page by page.
+    """
+    out_t, out_who = np.empty(1024, np.int64), np.empty(1024, np.int64)
+    number = 0
+    for page in range(len(last)):
+        shape, share, short, ratio = families[family[page]]
+        interval = 2.0 ** (mean[page] / OCTAVE)
+        quiet = np.float64(end - max(last[page], 0))
+        gap = 0.0
+        for _ in range(_TRIES):
+            if last[page] < 0:
+                gap = _rest(rng, shape, share, short, ratio, interval)
+            else:
+                gap = _interval(rng, shape, share, short, ratio, interval)
+            if gap > quiet:
+                break
+        else:
+            gap = quiet + interval * rng.standard_exponential()
+        now = np.float64(end) + (gap - quiet)
+        while now <= until:
+            out_t, out_who = _put(out_t, out_who, number, max(np.int64(now), end + 1), page)
+            number += 1
+            gap = _interval(rng, shape, share, short, ratio, interval)
+            now += max(gap, closest)
+    return out_t[:number], out_who[:number]
