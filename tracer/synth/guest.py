@@ -123,12 +123,12 @@ class Runs:
     @classmethod
     def of(cls, at: Int64s | int, page: Int64s, count: Int64s | int, zeroed: bool = True) -> Runs:
         """Return runs; single numbers stand for all of them."""
-        shape = page.shape
+        n = len(page)
         return cls(
-            np.broadcast_to(np.asarray(at, np.int64), shape),
+            at if isinstance(at, np.ndarray) else np.full(n, at, np.int64),
             page,
-            np.broadcast_to(np.asarray(count, np.int64), shape),
-            np.broadcast_to(np.asarray(zeroed), shape),
+            count if isinstance(count, np.ndarray) else np.full(n, count, np.int64),
+            np.full(n, zeroed),
         )
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ class Mix:
 
     def next(self, n: int) -> Block:
         """Return the next n writes."""
-        if not len(self._edges):
+        if len(self._streams) == 1:
             return self._streams[0].next(n)
         choice = np.searchsorted(self._edges, self._rng.random(n), side="right")
         # Grouped by stream; stable, so that each stream's writes stay in order.

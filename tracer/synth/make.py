@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,20 @@ Progress = Callable[[int, int], None]
 
 #: Bytes on disk that a dirty row may take, an upper bound: as they are, and compressed.
 _ROW_BYTES: dict[Compression, int] = {"none": 20, "lz4": 20, "zstd": 16}
-#: Beyond this many writes a page the first are no longer told apart from a mistake.
+#: More is taken for a mistake.
 _MOST_WRITES = 10**11
+#: What options may be, where it is not 0 and more.
+_LIMITS = {
+    "alloc_order": (0, 20),
+    "exponent": (0, 20),
+    "phases": (1, 10**6),
+    "kept": (1, 10**6),
+    "jobs": (1, 10**4),
+    "races": (1, 10**6),
+    "decoys": (0, 10**6),
+    "bandwidth": (1, 1 << 61),
+    "clear_chunk": (1, 1 << 40),
+}
 
 
 @dataclass(frozen=True)
@@ -98,13 +110,11 @@ def make(
     guest = order.guest()
     plan = build(guest, order.options)
     recording = order.recording
-    if isinstance(plan, Planted) and not replace(recording, resolution="write").exact:
+    if isinstance(plan, Planted) and not recording.exact:
         raise UsageError(
-            f"{order.kind} plants instants, which this recording would blur: leave the free list "
-            "at `event`, and the quantum out"
+            f"{order.kind} plants instants, which this recording would hide or blur: leave the "
+            "resolution at `write`, the free list at `event`, and the quantum out"
         )
-    if isinstance(plan, Planted) and recording.resolution == "epoch":
-        raise UsageError(f"{order.kind} plants instants; choose resolution write or first-write")
     with TraceWriter(
         out, sampled=recording.freelist == "sampled", compression=compression, force=force
     ) as writer:
@@ -129,11 +139,15 @@ def _check(order: Order) -> None:
         raise UsageError(f"a guest of {order.pages} pages is too small; wanted at least 256")
     if order.duration_ns < 1:
         raise UsageError("duration 0: a trace lasts")
-    if order.options.rate < 0 or order.writes > _MOST_WRITES:
+    if order.writes > _MOST_WRITES:
         raise UsageError(f"{order.writes} writes; wanted at most {_MOST_WRITES}")
-    for name, value in asdict(order.options).items():
-        if isinstance(value, Fraction) and value < 0:
-            raise UsageError(f"{name} is {value}; wanted no less than 0")
+    for name in order.options.names():
+        value = getattr(order.options, name)
+        if isinstance(value, str):
+            continue
+        low, high = _LIMITS.get(name, (0, _MOST_WRITES))
+        if not low <= value <= high:
+            raise UsageError(f"{name.replace('_', ' ')} is {value}; wanted {low} to {high}")
 
 
 def _room(order: Order, compression: Compression, out: Path) -> None:
@@ -152,7 +166,7 @@ def _meta(order: Order, guest: Guest, plan: Plan | Planted, planted: dict[str, A
         "recorder": "dirtylog synth",
         "kind": order.kind,
         "seed": order.seed,
-        "options": {name: _plain(value) for name, value in asdict(order.options).items()},
+        "options": {name: _plain(getattr(order.options, name)) for name in order.options.names()},
         "init_on_alloc": order.init_on_alloc,
         "recording": asdict(recording),
         "regions": [asdict(region) for region in plan.regions],

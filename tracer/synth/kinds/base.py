@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import ClassVar
 
@@ -21,16 +21,23 @@ class Common:
     rate: writes a second. alloc_order: memory is taken and freed in extents of so many pages, as
     a power of two. background: share of the writes that the kernel makes to its own memory. stale:
     share of the memory free at the start that holds old data; the rest is zero. MEMORY (bytes)
-    and DURATION_NS are what a guest has where nothing else is said.
+    and DURATION_NS are what a guest has where nothing else is said; UNUSED mean nothing to a kind.
     """
 
     MEMORY: ClassVar[int] = 4 << 30
     DURATION_NS: ClassVar[int] = 60 * SECOND_NS
 
+    UNUSED: ClassVar[frozenset[str]] = frozenset()
+
     rate: int = 100_000
     alloc_order: int = 9
     background: Fraction = Fraction(0)
     stale: Fraction = Fraction(0)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the options that mean something to this kind."""
+        return [field.name for field in fields(cls) if field.name not in cls.UNUSED]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 from tracer.synth.distributions import Zipf
 from tracer.synth.guest import Amount, Guest, Layout, Mix, Plan
@@ -27,6 +28,8 @@ class Options(Common):
     initramfs: its size unpacked; all of it is freed when services start. process_size: the
     median of a service.
     """
+
+    UNUSED: ClassVar[frozenset[str]] = frozenset({"background"})
 
     rate: int = 50_000
     alloc_order: int = 4

@@ -10,6 +10,8 @@ from tracer.synth.kinds.base import Common
 from tracer.synth.processes import PageCache, Pool, Processes, Settled
 from tracer.synth.streams import free_at_start, kernel, whole
 
+#: Writes of a job made at a time.
+_BLOCK = 1 << 10
 #: Writes to a page of a process, on the average.
 _REWRITES = 2.0
 
@@ -58,5 +60,5 @@ def build(guest: Guest, options: Options) -> Plan:
         for job in range(options.jobs)
     ]
     mix = Mix(guest.rng("mix"), [*jobs, (background, base), (filed, cache)])
-    block = 512 * options.jobs
+    block = _BLOCK * options.jobs
     return Plan(Settled(mix, pool), free, layout.regions, block=min(block, pool.region.pages // 8))

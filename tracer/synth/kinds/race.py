@@ -62,8 +62,9 @@ class Options(Common):
     MEMORY: ClassVar[int] = 2 << 30
     DURATION_NS: ClassVar[int] = 2 * SECOND_NS
 
+    UNUSED: ClassVar[frozenset[str]] = frozenset({"alloc_order", "background", "stale"})
+
     rate: int = 1_000
-    alloc_order: int = 0
     plant: Plant = "straddle"
     races: int = 8
     decoys: int = 8
