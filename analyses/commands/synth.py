@@ -89,7 +89,7 @@ def synth(
         ),
     ] = True,
     alloc_order: Annotated[
-        _Text, _own("All", "memory is taken and freed in extents of 2^N pages.", "N")
+        _Text, _own("All but race", "memory is taken and freed in extents of 2^N pages.", "N")
     ] = None,
     stale: Annotated[
         _Text,
@@ -198,7 +198,7 @@ def synth(
     from tracer.synth import builder_of  # noqa: PLC0415
     from tracer.synth.make import disk_needed, make  # noqa: PLC0415
 
-    needed = disk_needed(order, compression.value)
+    needed = disk_needed(order, output, compression.value)
     if needed >= _MUCH:
         remark(f"{order.writes:,} writes, up to {size(needed)} on disk")
     announce_compilation(check_runs)

@@ -135,7 +135,7 @@ def test_a_planted_race_and_the_command_that_shows_it(cli):  # noqa: F811
         (("zipf", "--pages", "3"), "too small"),
         (("zipf", "--page-size", "0B"), "--page-size"),
         (("zipf", "--rate", "-1"), "is no whole number"),
-        (("zipf", "--rate", "1000M"), "do not fit"),
+        (("zipf", "--rate", "1000M", "--duration", "1ms"), "do not fit"),
         (("zipf", "--duration", "0"), "lasts"),
         (("zipf", "--exponent", "30"), "wanted 0 to 20"),
         (("zipf", "--exponent", "x"), "is no number"),

@@ -24,7 +24,7 @@ from tracer.writer import BATCH_ROWS, Compression, TraceWriter
 Progress = Callable[[int, int], None]
 
 #: Bytes on disk that a dirty row may take, an upper bound: as they are, and compressed.
-_ROW_BYTES: dict[Compression, int] = {"none": 20, "lz4": 20, "zstd": 16}
+_ROW_BYTES: dict[Compression, int] = {"none": 20, "lz4": 20, "zstd": 10}
 #: More is taken for a mistake.
 _MOST_WRITES = 10**11
 #: What options may be, where it is not 0 and more.
@@ -87,9 +87,21 @@ class Order:
         )
 
 
-def disk_needed(order: Order, compression: Compression = "zstd") -> int:
-    """Return bytes on disk that the trace will take at most, roughly."""
-    return order.writes * _ROW_BYTES[compression]
+def disk_needed(order: Order, out: Path, compression: Compression = "zstd") -> int:
+    """Return bytes on disk that the trace will take at most, roughly.
+
+    Raises UsageError for an order that makes no sense and where so much is not free.
+    """
+    _check(order)
+    needed = order.writes * _ROW_BYTES[compression]
+    folder = next(parent for parent in out.resolve().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UsageError(
+            f"{out}: {order.writes} writes may take {needed >> 20} MiB and {free >> 20} MiB are "
+            "free; lower the rate or the duration, or write elsewhere"
+        )
+    return needed
 
 
 def make(
@@ -106,7 +118,7 @@ def make(
     `progress(done, total)` is called with ns of guest time. Memory is bounded by a few bits a page.
     Raises UsageError where the options do not fit the guest or the trace does not fit on the disk.
     """
-    _check(order)
+    disk_needed(order, out, compression)
     guest = order.guest()
     plan = build(guest, order.options)
     recording = order.recording
@@ -118,7 +130,6 @@ def make(
     with TraceWriter(
         out, sampled=recording.freelist == "sampled", compression=compression, force=force
     ) as writer:
-        _room(order, compression, out)
         rows = plan.chunks() if isinstance(plan, Planted) else chunks(guest, plan)
         for stage in stages(recording, guest.pages, guest.duration_ns):
             rows = through(stage, rows)
@@ -145,19 +156,9 @@ def _check(order: Order) -> None:
         value = getattr(order.options, name)
         if isinstance(value, str):
             continue
-        low, high = _LIMITS.get(name, (0, _MOST_WRITES))
+        low, high = _LIMITS.get(name, (0, 1 << 60))
         if not low <= value <= high:
             raise UsageError(f"{name.replace('_', ' ')} is {value}; wanted {low} to {high}")
-
-
-def _room(order: Order, compression: Compression, out: Path) -> None:
-    needed = disk_needed(order, compression)
-    free = shutil.disk_usage(out.resolve().parent).free
-    if needed > free:
-        raise UsageError(
-            f"{out}: {order.writes} writes may take {needed >> 20} MiB and {free >> 20} MiB are "
-            "free; lower the rate or the duration, or write elsewhere"
-        )
 
 
 def _meta(order: Order, guest: Guest, plan: Plan | Planted, planted: dict[str, Any] | None) -> Meta:

@@ -36,7 +36,7 @@ class Options(Common):
     heap: Amount = Fraction(1, 2)
     eden: Fraction = Fraction(1, 4)
     survival: Fraction = Fraction(1, 20)
-    promotion: Fraction = Fraction(1, 3)
+    promotion: Fraction = Fraction(3, 10)
     old_writes: Fraction = Fraction(1, 10)
     old_live: Fraction = Fraction(2, 5)
     resident: Fraction = Fraction(1, 2)
