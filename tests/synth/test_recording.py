@@ -11,7 +11,9 @@ from replay.replay import replay
 from replay.strategies import strategy
 from tests.synth.guests import MS, SECOND, columns, make_order, order
 from tracer import Trace, UsageError
+from tracer.synth.chunks import Chunk, Table
 from tracer.synth.recording import Recording
+from tracer.synth.thinning import Thinning
 
 PAGES = 1 << 13
 KINDS = ("churn", "kernel-build", "hot-cold")
@@ -173,6 +175,27 @@ def test_all_at_once_and_they_replay(guest):
     runs = replay(thin, strategy("hint-drain"), parameters)
     assert [run.result.scenario for run in runs] == ["recorded", "saturated"]
     assert all(run.result.completed for run in runs)
+
+
+def _rows(*rows) -> Table:
+    return Table(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+@pytest.mark.parametrize(("resolution", "when"), [("first-write", 9), ("epoch", None)])
+def test_a_write_at_the_instant_of_a_harvest(resolution, when):
+    """It is the next epoch's of a first-write recording, and the ending one's of `epoch` rows."""
+    thinning = Thinning(64, resolution, 10, 25)
+    chunk = Chunk(12, dirty=_rows((5, 3, 2), (10, 3, 1), (12, 4, 1)), zero=_rows((5, 3, 2)))
+    found = [*thinning.feed(chunk), *thinning.finish()]
+    dirty = [row for c in found for row in zip(c.dirty.t, c.dirty.page, c.dirty.count, strict=True)]
+    zero = [row for c in found for row in zip(c.zero.t, c.zero.page, c.zero.count, strict=True)]
+    if when is not None:
+        assert dirty == [(5, 3, 2), (10, 3, 1), (12, 4, 1)]
+        # At 10 page 3 is written: what it held is known for the instant before.
+        assert zero == [(when, 3, 2)]
+    else:
+        assert dirty == [(10, 3, 2), (20, 4, 1)]
+        assert zero == [(10, 4, 1)]
 
 
 @pytest.mark.parametrize("bad", [{"epoch_ns": 1}, {"sample_ns": 0}, {"quantum_ns": 0}])

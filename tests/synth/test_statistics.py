@@ -124,6 +124,13 @@ def test_a_working_set_is_reclaimed_where_it_is_cold(made):
     assert heat[gone].max() < heat.max() / 5
 
 
+def test_a_slow_reclaim_adds_up(made):
+    """Half an extent for each block of writes."""
+    trace = made("hot-cold", reclaim=Fraction(1, 800), resident=Fraction(1), alloc_order=7)
+    moves = columns(trace, "freelist")
+    assert 2 <= ((moves.t > 0) & moves.free).sum() <= 4
+
+
 def test_a_sweep_is_sequential_and_laps(made):
     trace = made("sweep")
     _, page = writes(trace)
