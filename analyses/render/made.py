@@ -31,7 +31,8 @@ def _facts(made: Made) -> Iterator[tuple[str, str]]:
     memory = size(meta.pages * meta.page_size)
     guest = f"{made.kind}, {memory} ({pages(meta.pages)} of {size(meta.page_size)})"
     yield "guest", f"{guest}, {duration(meta.duration_ns)}, seed {meta.source['seed']}"
-    yield "made", ", ".join(f"{number:,} {name} rows" for name, number in made.rows.items())
+    rows = (f"{number:,} {name} row{'s'[: number != 1]}" for name, number in made.rows.items())
+    yield "made", ", ".join(rows)
     regions = meta.source["regions"]
     yield (
         "memory",

@@ -109,6 +109,7 @@ def test_a_planted_race_and_the_command_that_shows_it(cli):  # noqa: F811
         "--planted", "x.json",
     )  # fmt: skip
     assert code == 0
+    assert "planted: in meta.json" in " ".join(cli("info", "x.trace")[1].split())
     told = json.loads(Path("x.json").read_text())
     assert told.pop("trace") == "x.trace"
     assert told == Trace.open("x.trace").meta.source["planted"]
