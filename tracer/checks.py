@@ -38,7 +38,7 @@ class TableCheck:
             return None
         at, code = _check_times(rows.t, self._last, self._meta.duration_ns)
         if not code and self._name != "epochs":
-            at, code = _check_runs(rows.page, rows.count, self._meta.pages)
+            at, code = check_runs(rows.page, rows.count, self._meta.pages)
         if not code and self._name == "freelist":
             if self._free is None:
                 self._free = np.zeros((self._meta.pages + 63) // 64, np.uint64)
@@ -89,7 +89,8 @@ def _check_times(t, last, duration):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _check_runs(page, count, pages):  # type: ignore[no-untyped-def]
+def check_runs(page, count, pages):  # type: ignore[no-untyped-def]
+    """Return the first row whose run is empty or outside the guest, and what is wrong with it."""
     for i in range(len(page)):
         n = np.int64(count[i])
         if n == 0:

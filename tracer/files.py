@@ -41,3 +41,23 @@ def whole_directory(path: Path, *, force: bool) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that becomes `path` if the block succeeds.
+
+    Raises UsageError where nothing can be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory; name a file")
+    temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}"
+    try:
+        try:
+            temporary.touch()
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written here ({error.strerror})") from None
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

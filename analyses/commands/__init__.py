@@ -19,6 +19,7 @@ from analyses.commands.info import info
 from analyses.commands.prove import prove
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
+from analyses.commands.synth import synth
 
 #: Set it to see the traceback of an error that is not the user's.
 TRACEBACK = "DIRTYLOG_TRACEBACK"
@@ -50,6 +51,7 @@ app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
 app.add_typer(_importers, name="import")
+app.command("synth", context_settings=_SETTINGS)(synth)
 app.command("strategies", context_settings=_SETTINGS)(strategies)
 
 

@@ -55,3 +55,40 @@ class Compression(StrEnum):
     none = "none"
     lz4 = "lz4"
     zstd = "zstd"
+
+
+class Kind(StrEnum):
+    """Kinds of synthetic guests."""
+
+    hot_cold = "hot-cold"
+    zipf = "zipf"
+    sweep = "sweep"
+    phases = "phases"
+    churn = "churn"
+    kernel_build = "kernel-build"
+    java = "java"
+    idle = "idle"
+    boot = "boot"
+    race = "race"
+
+
+class Plant(StrEnum):
+    """How a planted race loses a write."""
+
+    straddle = "straddle"
+    uncleared = "uncleared"
+
+
+class Resolution(StrEnum):
+    """What a recording knows of the writes."""
+
+    write = "write"
+    first_write = "first-write"
+    epoch = "epoch"
+
+
+class FreeList(StrEnum):
+    """What a recording knows of the free list."""
+
+    event = "event"
+    sampled = "sampled"

@@ -10,6 +10,10 @@ _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _RATE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?(?P<unit>B|bit)/s")
 _DURATION = re.compile(_NUMBER + r" ?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|min)")
 
+_SIZE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?B")
+_COUNT = re.compile(_NUMBER + r" ?(?P<prefix>[kMG])?")
+_SHARE = re.compile(_NUMBER + r" ?(?P<percent>%)?")
+
 _PREFIXES: dict[str | None, int] = {
     None: 1,
     **{letter: 10 ** (3 * power) for power, letter in enumerate("kMGT", 1)},
@@ -64,6 +68,52 @@ def duration(text: str, option: str) -> int:
     if value.denominator != 1:
         _refuse(f"{option}: {text!r} is no whole number of ns; write it {examples}")
     return int(value)
+
+
+def size(text: str, option: str) -> int:
+    """Return bytes for a text like 256GiB, 64MB or 4096B; `option` is for the error.
+
+    Raises UsageError for anything else, and for what is no whole number of bytes.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    value = Fraction(found["number"]) * _PREFIXES[found["prefix"]] if found else Fraction(1, 2)
+    if value.denominator != 1:
+        _refuse(f"{option}: {text!r} is no size; write a number and a unit like 256GiB or 64MiB")
+    return int(value)
+
+
+def count(text: str, option: str) -> int:
+    """Return a whole number for a text like 500, 100k or 2.5M; `option` is for the error."""
+    found = _COUNT.fullmatch(text.strip())
+    value = Fraction(found["number"]) * _PREFIXES[found["prefix"]] if found else Fraction(1, 2)
+    if value.denominator != 1:
+        _refuse(f"{option}: {text!r} is no whole number; write it like 500, 100k or 2.5M")
+    return int(value)
+
+
+def share(text: str, option: str) -> Fraction:
+    """Return a share from 0 to 1 for a text like 25% or 0.25; `option` is for the error."""
+    found = _SHARE.fullmatch(text.strip())
+    value = Fraction(found["number"]) / (100 if found["percent"] else 1) if found else Fraction(2)
+    if value > 1:
+        _refuse(f"{option}: {text!r} is no share; write it like 25% or 0.25, at most 100%")
+    return value
+
+
+def amount(text: str, option: str) -> int | Fraction:
+    """Return bytes for a size like 16GiB, or a Fraction for a share of something like 25%."""
+    if text.strip().endswith("%"):
+        return share(text, option)
+    if not text.strip().endswith("B"):
+        _refuse(f"{option}: {text!r} is no amount of memory; write it like 16GiB or 25%")
+    return size(text, option)
+
+
+def number(text: str, option: str) -> Fraction:
+    """Return an exact number for a text like 1.2; `option` is for the error."""
+    if not re.fullmatch(_NUMBER, text.strip()):
+        _refuse(f"{option}: {text!r} is no number; write it like 1.2")
+    return Fraction(text.strip())
 
 
 def _refuse(message: str) -> NoReturn:

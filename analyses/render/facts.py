@@ -13,8 +13,11 @@ from analyses.render import bars
 from analyses.render.grid import Cell, Column, Row, beside, grid, labelled
 from analyses.render.terminal import Page
 from analyses.render.text import count, duration, pages, percent, plain, setting, size
+from tracer.format import META
 
 _INDENT = 18
+#: Longer facts of a trace's source are left to its header.
+_LONG = 400
 _LONGEST_BAR = 40
 
 #: What is shown of the migration that was recorded along: QEMU's name, ours, how to read it.
@@ -135,7 +138,8 @@ def _source(source: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _LONG or isinstance(value, str) else f"in {META}"
 
 
 def _migration(answer: Mapping[str, Any]) -> str:

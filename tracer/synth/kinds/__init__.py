@@ -1,0 +1,3 @@
+"""The kinds of synthetic guests, one module each."""
+
+from __future__ import annotations
