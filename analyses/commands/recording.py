@@ -133,7 +133,6 @@ def record_migration(
     from analyses.render.imported import show  # noqa: PLC0415 - heavy
     from analyses.render.recording import Ticker, told  # noqa: PLC0415
     from analyses.render.terminal import Bar, Page, emit, remark  # noqa: PLC0415
-    from tracer.errors import RecordError  # noqa: PLC0415
     from tracer.files import check_free  # noqa: PLC0415
     from tracer.readers import import_qemu  # noqa: PLC0415
     from tracer.recorders.folder import Folder  # noqa: PLC0415
@@ -158,7 +157,9 @@ def record_migration(
     # What stands in the way of the trace is said before the guest is started.
     TraceWriter(output)
     check_free(output, force=force)
-    folder = Folder(keep_log or output.with_name(f"{output.name}.log"))
+    folder = Folder(
+        keep_log or output.with_name(f"{output.name}.log"), force=force and not keep_log
+    )
     try:
         with Ticker() as ticker:
             ending = record(wanted, folder, ticker)
@@ -173,7 +174,7 @@ def record_migration(
             if keep_log is not None:
                 folder.compress(lambda done, total: bar("compressing the log", done, total))
     except BaseException:
-        if (folder / "migrate.json").exists():
+        if folder.worth_keeping:
             remark(f"{folder.path}: keeps what was recorded; dirtylog import qemu reads it")
         elif keep_log is None:
             folder.remove()
@@ -182,10 +183,6 @@ def record_migration(
         folder.remove()
     show(report, Page(stderr=True))
     emit(f"{report.out}\n")
-    if ending.status == "failed":
-        raise RecordError(
-            f"the migration failed: {ending.reason}; the trace holds what came before"
-        )
 
 
 def sampler(

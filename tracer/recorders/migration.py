@@ -19,7 +19,7 @@ from typing import Any
 
 from tracer.errors import RecordError, UsageError
 from tracer.recorders.folder import Answers, Folder
-from tracer.recorders.freelist import listen
+from tracer.recorders.freelist import PORTS, check_source, listen
 from tracer.recorders.launch import Qemu, check_command
 from tracer.recorders.qmp import Monitor, connect, need_qmp
 from tracer.recorders.settings import Settings, check_hinting
@@ -65,11 +65,13 @@ class Wanted:
         if bool(self.command) == bool(self.qmp):
             raise UsageError("name a QEMU: either its command line behind --, or --qmp SOCKET")
         check_command(self.command)
+        if self.freelist is not None:
+            check_source(self.freelist)
         if not self.command:
             launched = {
                 "--to second": self.to == "second",
                 "--start-when": self.start_when is not None,
-                f"--freelist {self.freelist}": self.freelist in ("virtio", "serial"),
+                f"--freelist {self.freelist}": self.freelist in PORTS,
             }
             for option in (name for name, given in launched.items() if given):
                 raise UsageError(f"{option} needs a QEMU that dirtylog launches")
@@ -89,10 +91,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a recorded migration ended: QEMU's status, its reason if it failed, the last answer."""
+    """How a recorded migration ended: QEMU's status, after how long (s), and its last answer."""
 
     status: str
-    reason: str | None
+    seconds: float
     answer: Mapping[str, Any]
 
 
@@ -101,8 +103,8 @@ def record_migration(
 ) -> Ending:
     """Run a migration and record it in `folder`; Ctrl-C cancels it and keeps what there is.
 
-    Raises UsageError and RecordError where it cannot be run, KeyboardInterrupt if it was stopped
-    before it began.
+    Raises UsageError and RecordError where it cannot be run or fails, KeyboardInterrupt if it was
+    stopped before it began.
     """
     need_qmp()
     recording = _Recording(wanted, folder, progress or (lambda _: None))
@@ -141,8 +143,7 @@ class _Recording:
             monitor = await connect(wanted.qmp)
             stack.push_async_callback(monitor.close)
         else:
-            port = wanted.freelist if wanted.freelist in ("virtio", "serial") else None
-            self._qemu = Qemu(wanted.command, console, freelist=port, hinting=wanted.free_page_hint)
+            self._qemu = self._dressed(console)
             await stack.enter_async_context(self._qemu)
             monitor = self._qemu.monitor
         status = await monitor.do("query-status")
@@ -152,6 +153,12 @@ class _Recording:
             await check_hinting(monitor)
         return monitor
 
+    def _dressed(self, console: Lines, *, second: bool = False) -> Qemu:
+        wanted = self._wanted
+        port = wanted.freelist if wanted.freelist in PORTS else None
+        hinting = wanted.free_page_hint
+        return Qemu(wanted.command, console, freelist=port, hinting=hinting, second=second)
+
     async def _wait_for_the_guest(self, console: Lines) -> None:
         wanted = self._wanted
         if wanted.start_when is not None:
@@ -160,7 +167,9 @@ class _Recording:
         end = time.monotonic() + wanted.start_after_s
         if self._samples is not None:
             samples = self._samples
-            await self._until("waiting for a free-list sample", lambda: samples.samples > 0)
+            await self._until(
+                "waiting for a sample from the guest's sampler", lambda: samples.samples > 0
+            )
         if wanted.start_after_s > 0:
             await self._until("letting the guest run", lambda: time.monotonic() >= end)
 
@@ -187,10 +196,11 @@ class _Recording:
             start = {"start": time.time(), "to": uri, "events": tracing.names}
             answers = Answers(self._folder / "migrate.json", {**facts, **start})
             await monitor.do("migrate", {"uri": uri})
-            answers.save()
             ending = await self._follow(monitor, answers, tracing)
         finally:
             with suppress(RecordError):
+                if self._answer.get("status", "none") not in _ENDED:
+                    await monitor.do("migrate_cancel")
                 await tracing.stop()
                 if attached:
                     await settings.restore()
@@ -208,10 +218,7 @@ class _Recording:
             return TARGETS.get(wanted.to, wanted.to)
         console = Lines(self._folder / "destination.log")
         stack.callback(console.close)
-        port = wanted.freelist if wanted.freelist in ("virtio", "serial") else None
-        second = Qemu(
-            wanted.command, console, freelist=port, hinting=wanted.free_page_hint, second=True
-        )
+        second = self._dressed(console, second=True)
         await stack.enter_async_context(second)
         await Settings(second.monitor).apply({}, wanted.capabilities)
         await second.monitor.do("migrate-incoming", {"uri": "tcp:127.0.0.1:0"})
@@ -220,8 +227,8 @@ class _Recording:
 
     async def _follow(self, monitor: Monitor, answers: Answers, tracing: Tracing) -> Ending:
         """Ask until the migration has ended; cancel it when it is time to."""
-        begin = saved = time.monotonic()
-        cancelling, logs = False, False
+        begin, saved = time.monotonic(), 0.0
+        cancelling, logs, told = False, False, False
         try:
             while True:
                 self._answer = await monitor.do("query-migrate")
@@ -238,8 +245,9 @@ class _Recording:
                     cancelling = True
                     await monitor.do("migrate_cancel")
                 self._say("cancelling" if cancelling else "migrating")
-                if time.monotonic() - saved > _SAVE:
-                    saved = time.monotonic()
+                if not told or time.monotonic() - saved > _SAVE:
+                    # Soon, once there is a size, so that a kill leaves it; then now and then.
+                    told, saved = "ram" in self._answer, time.monotonic()
                     answers.save()
                 await self._pause()
         except RecordError as error:
@@ -247,7 +255,12 @@ class _Recording:
             raise death or error from None
         finally:
             answers.save(final=self._answer.get("status") in _ENDED)
-        return Ending(status, self._answer.get("error-desc"), self._answer)
+        if status == "failed":
+            raise RecordError(
+                f"the migration failed: {self._answer.get('error-desc', 'no reason')}"
+            )
+        total = self._answer.get("total-time")
+        return Ending(status, since if total is None else total / 1000, self._answer)
 
     async def _pause(self) -> None:
         """Wait for the next look; a stop ends it at once, but only once."""
