@@ -21,9 +21,9 @@ def record_migration(
     command: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="-- QEMU",
+            metavar="QEMU",
             show_default="none",
-            help="The guest's command line, such as -- qemu-system-x86_64 -accel tcg -m 4G ...; a "
+            help="The guest's command line, last and behind --: -- qemu-system-x86_64 -m 4G ...; a "
             "QMP monitor and timestamps are added to it.",
         ),
     ] = None,
@@ -136,8 +136,8 @@ def record_migration(
     from tracer.files import check_free  # noqa: PLC0415
     from tracer.readers import import_qemu  # noqa: PLC0415
     from tracer.recorders.folder import Folder  # noqa: PLC0415
-    from tracer.recorders.migration import Wanted  # noqa: PLC0415
     from tracer.recorders.migration import record_migration as record  # noqa: PLC0415
+    from tracer.recorders.wanted import Wanted  # noqa: PLC0415
     from tracer.writer import TraceWriter  # noqa: PLC0415
 
     converge = {"auto-converge": True} if auto_converge else {}

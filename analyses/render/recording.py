@@ -11,7 +11,7 @@ from rich.text import Text
 
 from analyses.render.terminal import remark
 from analyses.render.text import duration, plain, size
-from tracer.recorders.migration import Ending, Stage
+from tracer.recorders.wanted import Ending, Stage
 
 #: Where nothing can be rewritten, a line each time the stage changes or so many seconds passed.
 _EVERY = 10.0

@@ -13,89 +13,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from tracer.errors import RecordError, UsageError
+from tracer.errors import RecordError
 from tracer.recorders.folder import Answers, Folder
-from tracer.recorders.freelist import PORTS, check_source, listen
-from tracer.recorders.launch import Qemu, check_command
+from tracer.recorders.freelist import PORTS, listen
+from tracer.recorders.launch import Qemu
 from tracer.recorders.qmp import Monitor, connect, need_qmp
 from tracer.recorders.settings import Settings, check_hinting
 from tracer.recorders.stamped import FreelistLines, Lines
 from tracer.recorders.tracing import Tracing
+from tracer.recorders.wanted import TARGETS, Ending, Stage, Wanted
 
 #: Time between two answers of query-migrate, and between two looks at anything else (s).
 _POLL = 0.2
 _LOOK = 0.05
 #: How often migrate.json is written while the migration goes on (s).
 _SAVE = 5.0
+#: How long a migration that was cancelled may take to end (s).
+_CANCELLING = 10.0
 _ENDED = ("completed", "failed", "cancelled", "none")
-
-#: Where `to` stands for something; anything else is a URI of QEMU's.
-TARGETS = {"exec": "exec:cat >/dev/null", "second": ""}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to record: a QEMU to launch (`command`) or one that runs (`qmp`), and the migration.
-
-    to: `exec` throws the pages away, `second` starts a second QEMU here, else a URI; parameters:
-    of migrate-set-parameters, texts take the type that QEMU has; freelist: `virtio` or `serial`
-    (a port that a launched guest gets), `unix:PATH` or `exec:COMMAND`; start_when: a line on the
-    console has this in it; start_after_s: later than that; qemu_log: where QEMU writes its log if
-    it may not write into the folder.
-    """
-
-    command: tuple[str, ...] = ()
-    qmp: Path | None = None
-    to: str = "exec"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    capabilities: Mapping[str, bool] = field(default_factory=dict)
-    freelist: str | None = None
-    free_page_hint: bool = False
-    start_when: str | None = None
-    start_after_s: float = 0.0
-    cancel_after_s: float | None = None
-    qemu_log: Path | None = None
-    scenario: str | None = None
-
-    def __post_init__(self) -> None:
-        if bool(self.command) == bool(self.qmp):
-            raise UsageError("name a QEMU: either its command line behind --, or --qmp SOCKET")
-        check_command(self.command)
-        if self.freelist is not None:
-            check_source(self.freelist)
-        if not self.command:
-            launched = {
-                "--to second": self.to == "second",
-                "--start-when": self.start_when is not None,
-                f"--freelist {self.freelist}": self.freelist in PORTS,
-            }
-            for option in (name for name, given in launched.items() if given):
-                raise UsageError(f"{option} needs a QEMU that dirtylog launches")
-        if self.qemu_log is not None and self.qemu_log.exists():
-            raise UsageError(f"{self.qemu_log}: exists; name a file for QEMU to make")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a recording is: what is done now, for how long (s), QEMU's last answer, samples."""
-
-    what: str
-    seconds: float
-    answer: Mapping[str, Any]
-    samples: int
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a recorded migration ended: QEMU's status, after how long (s), and its last answer."""
-
-    status: str
-    seconds: float
-    answer: Mapping[str, Any]
 
 
 def record_migration(
@@ -189,7 +126,7 @@ class _Recording:
         uri = await self._target(stack)
         try:
             await settings.apply(wanted.parameters, wanted.capabilities)
-            await tracing.start()
+            await tracing.start(wanted.command)
             facts = await settings.facts(wanted.command)
             if wanted.scenario:
                 facts["scenario"] = wanted.scenario
@@ -199,8 +136,7 @@ class _Recording:
             ending = await self._follow(monitor, answers, tracing)
         finally:
             with suppress(RecordError):
-                if self._answer.get("status", "none") not in _ENDED:
-                    await monitor.do("migrate_cancel")
+                await self._end(monitor)
                 await tracing.stop()
                 if attached:
                     await settings.restore()
@@ -210,6 +146,14 @@ class _Recording:
             # Nobody took the guest over: it goes on here.
             await monitor.do("cont")
         return ending
+
+    async def _end(self, monitor: Monitor) -> None:
+        """Cancel a migration that an error left under way, and wait until it is gone."""
+        end = time.monotonic() + _CANCELLING
+        while self._answer.get("status", "none") not in _ENDED and time.monotonic() < end:
+            await monitor.do("migrate_cancel")
+            await asyncio.sleep(_LOOK)
+            self._answer = await monitor.do("query-migrate")
 
     async def _target(self, stack: AsyncExitStack) -> str:
         """Return the URI to migrate to; a second QEMU is started and listens there."""
