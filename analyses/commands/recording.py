@@ -39,11 +39,11 @@ def record_migration(
     to: Annotated[
         str,
         typer.Option(
-            metavar="exec|second|URI",
+            metavar="nowhere|second|URI",
             help="Where to migrate: throw the pages away, to a second QEMU started here, or to a "
-            "URI such as tcp:HOST:PORT.",
+            "URI such as tcp:HOST:PORT or exec:COMMAND.",
         ),
-    ] = "exec",
+    ] = "nowhere",
     bandwidth: Annotated[
         str | None,
         typer.Option(metavar="RATE", show_default="QEMU's", help="max-bandwidth of the migration."),

@@ -21,9 +21,10 @@ from tracer.recorders.freelist import PORTS, listen
 from tracer.recorders.launch import Qemu
 from tracer.recorders.qmp import Monitor, connect, need_qmp
 from tracer.recorders.settings import Settings, check_hinting
+from tracer.recorders.sink import sink
 from tracer.recorders.stamped import FreelistLines, Lines
 from tracer.recorders.tracing import Tracing
-from tracer.recorders.wanted import TARGETS, Ending, Stage, Wanted
+from tracer.recorders.wanted import Ending, Stage, Wanted
 
 #: Time between two answers of query-migrate, and between two looks at anything else (s).
 _POLL = 0.2
@@ -128,8 +129,6 @@ class _Recording:
             await settings.apply(wanted.parameters, wanted.capabilities)
             await tracing.start(wanted.command)
             facts = await settings.facts(wanted.command)
-            if wanted.scenario:
-                facts["scenario"] = wanted.scenario
             start = {"start": time.time(), "to": uri, "events": tracing.names}
             answers = Answers(self._folder / "migrate.json", {**facts, **start})
             await monitor.do("migrate", {"uri": uri})
@@ -142,7 +141,7 @@ class _Recording:
                     await settings.restore()
             if wanted.qemu_log is not None and wanted.qemu_log.exists():
                 shutil.copyfile(wanted.qemu_log, self._folder / "qemu.log")
-        if attached and ending.status == "completed" and wanted.to == "exec":
+        if attached and ending.status == "completed" and wanted.to == "nowhere":
             # Nobody took the guest over: it goes on here.
             await monitor.do("cont")
         return ending
@@ -158,8 +157,10 @@ class _Recording:
     async def _target(self, stack: AsyncExitStack) -> str:
         """Return the URI to migrate to; a second QEMU is started and listens there."""
         wanted = self._wanted
+        if wanted.to == "nowhere":
+            return stack.enter_context(sink())
         if wanted.to != "second":
-            return TARGETS.get(wanted.to, wanted.to)
+            return wanted.to
         console = Lines(self._folder / "destination.log")
         stack.callback(console.close)
         second = self._dressed(console, second=True)

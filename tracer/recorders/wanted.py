@@ -11,15 +11,12 @@ from tracer.errors import UsageError
 from tracer.recorders.freelist import PORTS, check_source
 from tracer.recorders.launch import check_command
 
-#: Where `to` stands for something; anything else is a URI of QEMU's.
-TARGETS = {"exec": "exec:cat >/dev/null", "second": ""}
-
 
 @dataclass(frozen=True)
 class Wanted:
     """What to record: a QEMU to launch (`command`) or one that runs (`qmp`), and the migration.
 
-    to: `exec` throws the pages away, `second` starts a second QEMU here, else a URI; parameters:
+    to: `nowhere` throws the pages away, `second` starts a second QEMU here, else a URI; parameters:
     of migrate-set-parameters, texts take the type that QEMU has; freelist: `virtio` or `serial`
     (a port that a launched guest gets), `unix:PATH` or `exec:COMMAND`; start_when: a line on the
     console has this in it; start_after_s: later than that; qemu_log: where QEMU writes its log if
@@ -28,7 +25,7 @@ class Wanted:
 
     command: tuple[str, ...] = ()
     qmp: Path | None = None
-    to: str = "exec"
+    to: str = "nowhere"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     capabilities: Mapping[str, bool] = field(default_factory=dict)
     freelist: str | None = None
@@ -37,7 +34,6 @@ class Wanted:
     start_after_s: float = 0.0
     cancel_after_s: float | None = None
     qemu_log: Path | None = None
-    scenario: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.qmp):
