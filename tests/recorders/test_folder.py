@@ -32,7 +32,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     assert (tmp_path / "mine").read_text() == "x"
     left = Folder(tmp_path / "left")
     (left / "console.log").write_text("x")
-    with pytest.raises(UsageError, match="no empty folder"):
+    with pytest.raises(UsageError, match="cut short; make a trace of it with dirtylog import qemu"):
         Folder(left.path)
     assert not list(Folder(left.path, force=True).path.iterdir())
 

@@ -169,7 +169,7 @@ def test_a_killed_recording_opens_up_to_where_it_goes(guest, tmp_path):
     again = start("-o", tmp_path / "x.trace", "--", "true")
     _, words = again.communicate(timeout=60)
     assert again.returncode == 2
-    assert "is no empty folder" in words
+    assert "x.trace.log: holds a recording that was kept or cut short" in words
 
 
 def test_a_guest_that_dies_is_said_and_its_log_kept(guest, tmp_path):
