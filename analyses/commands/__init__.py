@@ -17,6 +17,7 @@ from analyses.commands.accuracy import accuracy
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.prove import prove
+from analyses.commands.recording import record_migration, sampler
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
 from analyses.commands.synth import synth
@@ -52,6 +53,10 @@ _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
 app.add_typer(_importers, name="import")
 app.command("synth", context_settings=_SETTINGS)(synth)
+_recorders = _app("Record a running guest.")
+_recorders.command("migration", context_settings=_SETTINGS)(record_migration)
+_recorders.command("sampler", context_settings=_SETTINGS)(sampler)
+app.add_typer(_recorders, name="record")
 app.command("strategies", context_settings=_SETTINGS)(strategies)
 
 
