@@ -66,16 +66,10 @@ def keeps_pace(timed: Trace, throttles: Throttles) -> bool | None:
     clock = Clock()
     for host, percent in throttles:
         clock.throttle(host, percent)
-    ran = np.array([_guest(clock, int(end)) - _guest(clock, int(begin))
+    ran = np.array([clock.guest_at(int(end)) - clock.guest_at(int(begin))
                     for begin, end in zip(begins, ends, strict=True)])  # fmt: skip
     length = (ends - begins).astype(np.float64)
     pace = float(np.average(model.pace[after], weights=length[after]))
     free = float(np.average(model.pace[before], weights=length[before]))
     slowed = float(ran[after].sum() / length[after].sum())
     return pace / free > (1 + slowed) / 2
-
-
-def _guest(clock: Clock, host: int) -> int:
-    """Return the guest time of a past host instant."""
-    h0, g0, rate = next(s for s in reversed(clock.segments) if s[0] <= host)
-    return g0 + (host - h0) * rate // 100
