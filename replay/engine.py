@@ -104,6 +104,7 @@ class Migration:
         self.dirtied = 0
         self.events: list[Event] = []
         self.watch = watch
+        self._bit = (watch & 63).astype(np.uint64)
         self._looks, self._looked = looks, 0
         self._on_rows = on_rows
         self._looping = parameters.at_end == "loop" and trace.meta.duration_ns > 0
@@ -239,7 +240,7 @@ class Migration:
         """Let the guest note its free pages."""
         report.bits, report.pages = self.memory.free_pages(self.parameters.min_order)
         report.row = self._free.base + int(self.memory.ctl[k.FREE_ROW])
-        self._note("snapshot", now, report, named=self._of_watched(report.bits))
+        self._note("snapshot", now, report, named=self._named_by(report))
 
     def skip(self, report: Report, now: int) -> None:
         """Clear the pending bits of the report's pages, but for those that a hold keeps out."""
@@ -251,7 +252,7 @@ class Migration:
             self._note_chunks()
             self.memory.clear_named_chunks(report.bits, now)
             self._note_chunks(report)
-        named = self._of_watched(report.bits)
+        named = self._named_by(report)
         report.skipped = self.memory.skip(report.bits)
         self._to_copy -= report.skipped
         cleared = self._of_watched(report.bits)
@@ -263,8 +264,8 @@ class Migration:
         self._catch_up()
         report.missed = self.memory.note_missed(report.bits)
         if len(self.watch):
-            missed = self.memory.missed_now(report.bits)
-            report.missed_watched = np.flatnonzero(self._of_watched(missed))
+            missed = self.memory.missed_now(report.bits, self.watch >> 6)
+            report.missed_watched = np.flatnonzero(missed >> self._bit & np.uint64(1))
 
     def stop_guest(self, now: int) -> None:
         """Stop the vCPUs."""
@@ -326,11 +327,15 @@ class Migration:
             return k.FOREVER
         return int(self._looks[self._looked])
 
-    def _of_watched(self, words: Words) -> Flags:
+    def _of_watched(self, words: Words | None) -> Flags:
         """Return the bits of the watched pages."""
-        bit = (self.watch & 63).astype(np.uint64)
-        found: Flags = (words[self.watch >> 6] >> bit & np.uint64(1)) != 0
+        assert words is not None
+        found: Flags = (words[self.watch >> 6] >> self._bit & np.uint64(1)) != 0
         return found
+
+    def _named_by(self, report: Report) -> Flags | None:
+        """Return which watched pages a report names, if that is to be noted."""
+        return None if self._looks is None else self._of_watched(report.bits)
 
     def _next_contained(self) -> int:
         if self._named == len(self._contained.t):
@@ -430,11 +435,9 @@ class Migration:
     ) -> None:
         guest, cursor = self.clock.guest(now), int(self.memory.ctl[k.CURSOR])
         facts = None
-        if self._looks is None:
-            named = None
-        else:
-            bit = (self.watch & 63).astype(np.uint64)[:, None]
-            facts = (self.memory.state[self.watch >> 6] >> bit & np.uint64(1)).astype(np.uint8)
+        if self._looks is not None:
+            bits = self.memory.state[self.watch >> 6] >> self._bit[:, None]
+            facts = (bits & np.uint64(1)).astype(np.uint8)
         self.events.append(
             Event(kind, now, guest, self.round, report, chunk, passed, sent, skipped,
                   min(cursor, self.trace.meta.pages), named, facts)

@@ -7,46 +7,28 @@ looks, that is compared with what its bitmaps held at the time.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from replay import kernels as k
-from replay.engine import Event
+from replay.engine import Event, Migration
 from replay.hints import Report
-from replay.observe import (
-    CHUNK,
-    CONTROL,
-    COPY,
-    DIRTY_ROWS,
-    FREE_ROWS,
-    ZERO_ROWS,
-    Observation,
-    Touches,
-)
+from replay.observe import Observation
+from replay.sequence import ROWS, Item, Kind, PageRow, RowKind, cleared_by, rows_of, sequence
 
-RowKind = Literal["free", "take", "write", "zero"]
-Kind = Literal[
-    "start", "free", "take", "write", "zero", "snapshot", "arrive", "handled", "left-out",
-    "dropped", "sync", "chunk", "copy", "pass", "stop",
-]  # fmt: skip
-
-_PLACES: dict[RowKind, int] = {
-    "free": FREE_ROWS,
-    "take": FREE_ROWS,
-    "write": DIRTY_ROWS,
-    "zero": ZERO_ROWS,
-}
+_LOOKED_AT = {*ROWS, "arrive", "dropped"}
 
 
-class PageRow(NamedTuple):
-    """A row of the trace for the page alone; t: guest ns."""
+@dataclass(frozen=True)
+class Supposition:
+    """What the guest could have done to a page, in order, on the schedule of a replay.
 
-    t: int
-    kind: RowKind
+    barred: reports that do not name the page even if it is free, as it is with a minimum order
+    where its neighbours are in use.
+    """
+
+    rows: tuple[PageRow, ...]
+    barred: frozenset[Report] = frozenset()
 
 
 class Bits(NamedTuple):
@@ -73,6 +55,8 @@ class Happening:
     first. cursor: the page at which the search for pending pages went on; None where that was not
     looked at. report: the one that moved. number: of a sync, from 1. place: of a control event in
     the observation, -1 for others. cleared: whether a handling cleared the page's pending bit.
+    times, last_ns: of how many writes with nothing between them this is the first, and the host
+    time of the last.
     """
 
     kind: Kind
@@ -86,158 +70,113 @@ class Happening:
     number: int = 0
     place: int = -1
     cleared: bool = False
-
-
-class _Item(NamedTuple):
-    """An entry of the order of things: sweeps that ended before, host ns, place at that instant."""
-
-    sweeps: int
-    host: int
-    place: int
-    within: float
-    kind: Kind | Literal["look"]
-    guest: int
-    event: Event | None = None
-    report: Report | None = None
-    number: int = 0
-    at: int = -1
-
-
-def rows_of(observation: Observation, who: int) -> list[PageRow]:
-    """Return the trace's rows of a watched page, the one at index `who`, up to switchover."""
-
-    def of(touched: Touches) -> Iterator[tuple[int, bool]]:
-        at = touched.who == who
-        free = touched.free[at] if len(touched.free) else at[at]
-        yield from zip(touched.t[at].tolist(), free.tolist(), strict=True)
-
-    found = [PageRow(t, "free" if free else "take") for t, free in of(observation.moves)]
-    found += [PageRow(t, "write") for t, _ in of(observation.writes)]
-    found += [PageRow(t, "zero") for t, _ in of(observation.zeros)]
-    return sorted(found, key=lambda row: (row.t, _PLACES[row.kind]))
+    times: int = 1
+    last_ns: int = 0
 
 
 def life(
-    observation: Observation, who: int, rows: Sequence[PageRow] | None = None
+    observation: Observation, who: int, supposed: Supposition | None = None
 ) -> list[Happening]:
     """Return what happened to a watched page, in order, from the start to the switchover.
 
-    rows: what the guest did to the page instead of what the trace says, in order, on the same
-    schedule. Raises AssertionError where the bitmaps of the replay held something else.
+    supposed: what would have happened had the guest done something else to the page. Raises
+    AssertionError where the bitmaps of the replay held something else.
     """
     migration = observation.migration
     page, manual = int(migration.watch[who]), migration.memory.manual
-    checked = rows is None
-    rows = rows_of(observation, who) if rows is None else rows
+    rows = rows_of(observation, who) if supposed is None else supposed.rows
+    deeds = _Deeds(who) if supposed is None else _Suppose(migration, supposed.barred)
     bits = Bits(log=manual, harvested=manual)
     for row in rows:
         if row.t <= 0:
             bits = _initial(bits, row.kind)
     told = [Happening("start", 0, 0, 0, 0, bits, bits)]
     looks: dict[int, Event] = {e.host_ns: e for e in migration.events if e.kind == "look"}
-    for item in sorted(_items(observation, who, rows), key=lambda item: item[:4]):
-        event, before = item.event, bits
-        bits = _after(bits, item, who, manual)
-        if checked and event is not None and event.facts is not None and item.kind != "chunk":
-            _check(before if item.kind == "stop" else bits, event, who, page)
-        if item.kind == "look":
-            continue
-        seen = event if item.kind not in ("chunk", "copy", "pass") else None
-        seen = seen or (looks.get(item.host) if item.kind in _PLACES else None)
-        told.append(
-            Happening(
-                item.kind,
-                item.host,
-                item.guest,
-                item.sweeps + (item.kind in ("copy", "pass")) if seen is None else seen.round,
-                page if item.kind in ("copy", "pass") else None if seen is None else seen.cursor,
-                before,
-                bits,
-                item.report,
-                item.number,
-                item.at,
-                _cleared(item, who),
-            )
-        )
+    every = supposed is not None
+    for item in sequence(observation, who, rows, every=every):
+        for one, cleared in deeds(item, bits):
+            event, before = one.event, bits
+            bits = _after(bits, one.kind, manual=manual, cleared=cleared)
+            if not every and event is not None and event.facts is not None and one.kind != "chunk":
+                _check(before if one.kind == "stop" else bits, event, who, page)
+            if one.kind != "look":
+                told.append(_happening(one, cleared, before, bits, looks, page))
     return told
 
 
-def _items(observation: Observation, who: int, rows: Sequence[PageRow]) -> Iterator[_Item]:
-    """Yield all that concerns the page, in no order."""
-    clock = observation.migration.clock
-    ends = [event.host_ns for event in observation.passes]
-    for number, row in enumerate(rows):
-        if row.t > 0:
-            host = _host(observation, row.t)
-            yield _Item(bisect_left(ends, host), host, _PLACES[row.kind], number, row.kind, row.t)
-    for sweep, event in enumerate(observation.passes):
-        assert event.passed is not None
-        assert event.sent is not None
-        host = int(event.passed[who])
-        if event.sent[who] or host < observation.stop_ns:
-            kind: Kind = "copy" if event.sent[who] else "pass"
-            yield _Item(sweep, host, COPY, sweep, kind, clock.guest_at(host))
-    yield from _control(observation, who, ends)
+def _happening(
+    item: Item, cleared: bool, before: Bits, after: Bits, looks: dict[int, Event], page: int
+) -> Happening:
+    assert item.kind != "look"
+    by_cursor = item.kind in ("copy", "pass")
+    seen = None if by_cursor or item.kind == "chunk" else item.event
+    if item.kind in _LOOKED_AT:
+        seen = looks.get(item.host)
+    return Happening(
+        item.kind,
+        item.host,
+        item.guest,
+        item.sweeps + by_cursor if seen is None else seen.round,
+        page if by_cursor else None if seen is None else seen.cursor,
+        before,
+        after,
+        item.report,
+        item.number,
+        item.at,
+        cleared,
+        item.times,
+        item.last or item.host,
+    )
 
 
-def _control(observation: Observation, who: int, ends: list[int]) -> Iterator[_Item]:
-    """Yield the events of the replay, and what became of the reports that name the page."""
-    migration = observation.migration
-    clock, page = migration.clock, int(migration.watch[who])
-    chunk = bisect_right(migration.memory.chunks.tolist(), page) - 1
-    at = {id(event): number for number, (_, event) in enumerate(observation.control)}
-    sweeps = syncs = 0
-    naming: set[Report | None] = set()
-    for within, event in enumerate(migration.events):
-        if event.kind == "pass":
-            sweeps += 1
-            continue
-        report, kind = event.report, _kind(event, who)
-        syncs += event.kind == "sync"
-        if kind is None or (kind == "chunk" and event.chunk != chunk):
-            continue
-        if kind == "left-out" and report not in naming:
-            continue
-        by_cursor = kind == "chunk" and report is None
-        guest = clock.guest_at(event.host_ns) if kind == "chunk" else event.guest_ns
-        yield _Item(
-            sweeps, event.host_ns, CHUNK if by_cursor else CONTROL, within, kind, guest, event,
-            report, syncs, at[id(event)],
-        )  # fmt: skip
-        if kind != "snapshot":
-            continue
-        assert report is not None
-        naming.add(report)
-        arrived, done = report.arrived_ns, report.done_ns
-        if arrived is not None:
-            place = within + 0.25 if arrived == event.host_ns else -0.75
-            yield _Item(bisect_left(ends, arrived), arrived, CONTROL, place, "arrive",
-                        clock.guest_at(arrived), report=report)  # fmt: skip
-        if done is not None and report.outcome == "dropped":
-            place = within + 0.5 if done == event.host_ns else -0.5
-            yield _Item(bisect_right(ends, done), done, CONTROL, place, "dropped",
-                        clock.guest_at(done), report=report)  # fmt: skip
+class _Deeds:
+    """What an item did to the page: just what the replay noted."""
+
+    def __init__(self, who: int):
+        self._who = who
+
+    def __call__(self, item: Item, bits: Bits) -> list[tuple[Item, bool]]:  # noqa: ARG002
+        """Return what happens at an item, and whether it clears the pending bit."""
+        return [(item, cleared_by(item, self._who))]
 
 
-def _kind(event: Event, who: int) -> Kind | Literal["look"] | None:
-    """Return what the event is to the page, None if nothing.
+class _Suppose:
+    """What an item would have done to the page, had its bits been others (as `replay.doubt`)."""
 
-    Whom a report names is known of migrations with looks; of others only whom it skips.
-    """
-    if event.kind == "snapshot":
-        return "snapshot" if event.named is not None and event.named[who] else None
-    if event.kind == "handled":
-        assert event.skipped is not None
-        if event.skipped[who] or (event.named is not None and event.named[who]):
-            return "handled"
-        return None if event.named is None else "left-out"
-    assert event.kind != "pass"
-    return event.kind
+    def __init__(self, migration: Migration, barred: frozenset[Report]):
+        self._barred = barred
+        self._manual, self._ack = migration.memory.manual, migration.hold == "ack"
+        self._clears = migration.parameters.hint_clears_log
+        self._named: set[Report | None] = set()
+        self._held: set[Report | None] = set()
 
+    def __call__(self, item: Item, bits: Bits) -> list[tuple[Item, bool]]:
+        """Return what happens at an item, and whether it clears the pending bit."""
+        report = item.report
+        if item.kind in ("copy", "pass"):
+            if not bits.pending:
+                return [(item._replace(kind="pass"), False)]
+            return [*self._chunk(item, bits), (item._replace(kind="copy"), False)]
+        if item.kind == "snapshot":
+            if not bits.free or report in self._barred:
+                return []
+            self._named.add(report)
+        elif item.kind in ("arrive", "dropped", "handled"):
+            if report not in self._named:
+                return []
+            if item.kind == "handled" and report in self._held:
+                return [(item._replace(kind="left-out"), False)]
+            if item.kind == "handled":
+                chunk = self._chunk(item, bits) if self._clears else []
+                return [*chunk, (item, bits.pending)]
+        elif item.kind == "take" and self._ack:
+            self._held |= self._named
+        return [(item, False)]
 
-def _cleared(item: _Item, who: int) -> bool:
-    skipped = None if item.event is None else item.event.skipped
-    return skipped is not None and bool(skipped[who])
+    def _chunk(self, item: Item, bits: Bits) -> list[tuple[Item, bool]]:
+        if not (self._manual and bits.harvested):
+            return []
+        return [(item._replace(kind="chunk", event=None), False)]
 
 
 def _initial(bits: Bits, kind: RowKind) -> Bits:
@@ -251,11 +190,11 @@ def _moved(bits: Bits, kind: RowKind) -> Bits:
     return bits._replace(free=kind == "free")
 
 
-def _after(bits: Bits, item: _Item, who: int, manual: bool) -> Bits:
+def _after(bits: Bits, kind: Kind | Literal["look"], *, manual: bool, cleared: bool) -> Bits:
     """Return the bits after something has happened."""
-    match item.kind:
+    match kind:
         case "free" | "take":
-            return _moved(bits, item.kind)
+            return _moved(bits, kind)
         case "write":
             return bits._replace(log=True, synced=False, zero=False)
         case "zero":
@@ -269,7 +208,7 @@ def _after(bits: Bits, item: _Item, who: int, manual: bool) -> Bits:
             return bits._replace(pending=bits.pending or log, log=log and manual,
                                  harvested=log and manual)  # fmt: skip
         case "handled":
-            return bits._replace(pending=bits.pending and not _cleared(item, who))
+            return bits._replace(pending=bits.pending and not cleared)
         case "chunk":
             return bits._replace(log=bits.log and not bits.harvested, harvested=False)
     return bits
@@ -290,7 +229,3 @@ def _check(bits: Bits, event: Event, who: int, page: int) -> None:
             f"page {page} at {event.host_ns} ns ({event.kind}): the bitmaps hold {held}, its life "
             f"says {bits}; please report it with the trace and the command"
         )
-
-
-def _host(observation: Observation, guest: int) -> int:
-    return int(observation.host(np.array([guest]))[0])

@@ -42,7 +42,7 @@ class Observation:
     """A migration that was run to its end, with what happened to the watched pages.
 
     stop_ns: of the switchover, or where it ended without one. control: its events in replay order,
-    without the passes, each with its sort key. passes: these, one a sweep of the cursor.
+    without passes and looks, each with its sort key. passes: these, one a sweep of the cursor.
     """
 
     migration: Migration
@@ -71,7 +71,7 @@ def observe(migration: Migration) -> Observation:
     )  # fmt: skip
     control = []
     for event in migration.events:
-        if event.kind != "pass":
+        if event.kind not in ("pass", "look"):
             copied = event.kind == "chunk" and event.report is None
             control.append((event.host_ns * 8 + (CHUNK if copied else CONTROL), event))
     control.sort(key=lambda entry: entry[0])

@@ -53,12 +53,13 @@ def replay(
             f"{trace.name}: strategy {strategy.name} needs a free list and the trace has no "
             "freelist.arrow; record one along, or replay precopy"
         )
-    _enough_memory(trace, strategy, parameters)
+    enough_memory(trace, strategy, parameters)
     replays = [_replay(trace, strategy, parameters, name, on_rows) for name in scenarios(trace)]
     return _with_verdict(replays)
 
 
-def _enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
+def enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
+    """Raise UsageError where this machine has too little memory for the replay."""
     needed = memory_needed(
         trace.meta.pages,
         manual=parameters.log_mode == "manual",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 
 from replay.engine import Event
+from replay.hints import Report
 from replay.observe import (
     COPY,
     DIRTY_ROWS,
@@ -144,11 +146,27 @@ def trails(observation: Observation) -> tuple[Trail, Trail]:
     )
 
 
+def own_syncs(observation: Observation) -> dict[int, Report]:
+    """Return the syncs that go with a handling: their place in `control`, and whose it was."""
+    migration = observation.migration
+    at = {id(event): number for number, (_, event) in enumerate(observation.control)}
+    events = [event for event in migration.events if event.kind in ("sync", "handled")]
+    found = {}
+    for one, next_ in pairwise(events):
+        sync, handled = (one, next_) if migration.strategy.sync == "before" else (next_, one)
+        if migration.strategy.sync == "none" or (sync.kind, handled.kind) != ("sync", "handled"):
+            continue
+        assert handled.report is not None
+        found[at[id(sync)]] = handled.report
+    return found
+
+
 def _trail(columns: dict[str, Int64s]) -> Trail:
     """A sync after the skipping did not swallow the write: it made the page pending again."""
-    late = columns["harvested_at"] >= columns["skipped_at"]
+    swallowed = columns["harvested"] != _NEVER
+    swallowed &= columns["harvested_at"] < columns["skipped_at"]
     for name in ("harvested", "harvested_at"):
-        columns[name] = np.where(late, _NEVER, columns[name])
+        columns[name] = np.where(swallowed, columns[name], _NEVER)
     return Trail(**columns)
 
 

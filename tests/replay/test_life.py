@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from replay.engine import Migration
-from replay.life import life, rows_of
+from replay.life import life
 from replay.observe import observe
 from replay.policies import REQUESTS
-from replay.profiles import profile
+from replay.sequence import rows_of
 from replay.strategies import registered, strategy
 from tests import reference
 from tests.bridge import as_parameters, as_trace
