@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
 
 from analyses.interleavings import STOPPED, Course, Effect, Moves, State
-
-Holding = Literal["nothing", "current", "outdated"]
-
-
-@dataclass(frozen=True)
-class PageView:
-    """One page after a step.
-
-    awaiting: its log bit is from before the last sync and waits to be cleared with its chunk, so
-    that a write leaves no new record. destination: what it holds of the page.
-    """
-
-    free: bool
-    pending: bool
-    logged: bool
-    awaiting: bool
-    destination: Holding
+from analyses.story import Cause, CauseKind, Event, Holding, PageView, Story
 
 
-@dataclass(frozen=True)
-class Event:
-    """One step, and every page after it. number 0 is the start."""
-
-    number: int
-    what: str
-    pages: tuple[PageView, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON knows it."""
-        return {"step": self.number, **{k: v for k, v in asdict(self).items() if k != "number"}}
+def story(course: Course) -> Story:
+    """Return the course as a story of all its pages."""
+    return Story(tuple(range(course.pages)), events(course), cause(course).sentence())
 
 
 def events(course: Course) -> tuple[Event, ...]:
     """Return the course step by step."""
-    holding: list[Holding] = ["nothing"] * course.pages
+    holding: list[Holding] = ["zeros"] * course.pages
     told = [Event(0, _start(course), _views(course.states[0], holding))]
     for number, (what, step) in enumerate(zip(_told(course), _steps(course), strict=True), 1):
         after = step.after
@@ -57,39 +32,47 @@ def events(course: Course) -> tuple[Event, ...]:
     return tuple(told)
 
 
-def cause(course: Course) -> str:
-    """Return in one sentence how the first lost page was lost."""
+def cause(course: Course) -> Cause:
+    """Return how the first lost page was lost."""
     page = course.lost_pages[0]
     steps = list(_steps(course))
-    skip = max(s.number for s in steps if page in s.skipped)
-    report = steps[skip - 1].reports[steps[skip - 1].which_skipped(page)]
-    snapshot = next(s.number for s in steps if s.kind == "snapshot" and s.report == report)
+    skip = steps[max(s.number for s in steps if page in s.skipped) - 1]
+    report = skip.reports[skip.which_skipped(page)]
+    snapshot = next(s for s in steps if s.kind == "snapshot" and s.report == report)
     carried = max(
         (s.number for s in steps if s.kind in ("copy", "take") and s.which == page), default=0
     )
     write = next(s for s in steps[carried:] if s.kind == "write" and s.which == page)
-    begin = (
-        f"page {page} was free in the snapshot of report {report} (step {snapshot}), then taken "
-        f"and written (step {write.number}); "
+    harvest: _Step | None = None
+    if not write.before.harvested >> page & 1:
+        harvest = next((s for s in steps[write.number :] if s.syncs), skip)
+    clearing: _Step | None = None
+    if course.states[0].chunks:
+        since = steps[write.number :] if harvest is None else steps[harvest.number - 1 :]
+        clearing = next(s for s in since if not s.after.harvested >> page & 1)
+    return Cause(
+        _kind(skip, harvest, clearing),
+        page,
+        report,
+        f"step {snapshot.number}",
+        f"step {write.number}",
+        f"step {skip.number}",
+        None if harvest is None else f"the sync of step {harvest.number}",
+        None if clearing is None else f"step {clearing.number}",
+        clearing is skip,
+        skip.number < write.number,
     )
-    if write.before.harvested >> page & 1:
-        cleared = next(s.number for s in steps[write.number :] if not s.after.harvested >> page & 1)
-        how = (
-            f"the handling of step {skip} cleared that bit with its chunk, and the pending bit too"
-            if cleared == skip
-            else f"step {cleared} cleared that bit with its chunk, and the handling of step {skip} "
-            "the pending bit"
-        )
-        return begin + (
-            "its log bit was still set from before, so the write left no record of its own; "
-            f"{how}: no bitmap knows of the write"
-        )
-    harvest = next((s.number for s in steps[write.number :] if s.syncs), skip)
-    return begin + (
-        f"the sync of step {harvest} moved the only record of that write from the log to the "
-        f"pending bitmap, and the handling of step {skip} cleared it there: no bitmap knows of "
-        "the write"
-    )
+
+
+def _kind(skip: _Step, harvest: _Step | None, clearing: _Step | None) -> CauseKind:
+    if harvest is not None:
+        if harvest.kind == "sync":
+            return "straddled-sync"
+        return "own-sync" if harvest is skip else "other-sync"
+    assert clearing is not None
+    if clearing is skip:
+        return "log-cleared-by-report"
+    return "log-cleared-by-copy" if clearing.kind == "copy" else "log-cleared-by-other-report"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from analyses.counterexample import Event, cause, events
+from analyses.counterexample import cause, story
 from analyses.enactment import Enactment, enact
 from analyses.interleavings import Bounds, Course, Search, Setting
+from analyses.story import Story
 from replay.strategies import strategy
 from tracer.errors import UsageError
 
@@ -45,19 +46,15 @@ class Proof:
         return "proved" if self.course is None else "refuted"
 
     @property
-    def events(self) -> tuple[Event, ...]:
-        """The counterexample step by step, nothing if there is none."""
-        return () if self.course is None else events(self.course)
-
-    @property
-    def cause(self) -> str | None:
-        """The counterexample in one sentence."""
-        return None if self.course is None else cause(self.course)
+    def story(self) -> Story | None:
+        """The counterexample, None if there is none."""
+        return None if self.course is None else story(self.course)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON knows it."""
         setting = self.setting
         request = setting.strategy.request
+        told = self.story
         return {
             "strategy": setting.strategy.name,
             "request": None if request is None else request.name,
@@ -73,8 +70,9 @@ class Proof:
             "depth": self.depth,
             "complete": self.complete,
             "lost": [] if self.course is None else list(self.course.lost_pages),
-            "cause": self.cause,
-            "events": [event.to_dict() for event in self.events],
+            "kind": None if self.course is None else cause(self.course).kind,
+            "cause": None if told is None else told.cause,
+            "events": [] if told is None else [event.to_dict() for event in told.events],
             "replayed": None if self.enactment is None else list(self.enactment.lost),
             "parameters": None if self.enactment is None else asdict(self.enactment.parameters),
         }

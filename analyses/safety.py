@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analyses.compare import Comparison
+    from replay.parameters import Parameters
     from replay.result import Replay, Result, UnsafeRow, Verdict
     from replay.strategies import Hold
 
@@ -69,9 +70,14 @@ def premise(found: Sequence[Finding], comparison: Comparison) -> str:
     losing = [one for one in found if one.verdict in ("unsafe", "possible")]
     if not losing:
         return ""
-    if all(one.hold == "ack" for one in losing):
+    return loss_premise({one.hold for one in losing}, comparison.parameters)
+
+
+def loss_premise(holds: Set[Hold], parameters: Parameters) -> str:
+    """Return the same for losses under these guest holds."""
+    if holds == {"ack"}:
         return "even if the guest reuses no reported page before the host has handled it"
-    if comparison.parameters.log_mode == "manual":
+    if parameters.log_mode == "manual":
         return (
             "if the guest reuses reported pages before the host has handled them, which Linux's "
             "driver does only under memory pressure"

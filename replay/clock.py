@@ -33,6 +33,11 @@ class Clock:
         h0, g0, rate = self.segments[-1]
         return g0 + (host - h0) * rate // k.FULL_RATE
 
+    def guest_at(self, host: int) -> int:
+        """Return the guest time at any host instant up to now."""
+        h0, g0, rate = next(segment for segment in reversed(self.segments) if segment[0] <= host)
+        return g0 + (host - h0) * rate // k.FULL_RATE
+
     def host(self, guest: int) -> int | None:
         """Return the first host instant at which guest time will reach `guest`, None if never."""
         h0, g0, rate = self.segments[-1]

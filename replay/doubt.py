@@ -44,6 +44,10 @@ class Doubt:
     proved: bool
 
 
+#: Rows grouped by page: where each page's begin, t, since, free.
+_ByPage = tuple[Int64s, Int64s, Int64s, Int64s]
+
+
 class _Schedule(NamedTuple):
     """The control events in order, as arrays: round, host ns, kind, guest ns, report or chunk.
 
@@ -56,6 +60,30 @@ class _Schedule(NamedTuple):
     kind: Int64s
     guest: Int64s
     which: Int64s
+
+
+class Question(NamedTuple):
+    """What `doubt_kernels.search_pages` takes of an observation; rows grouped by page."""
+
+    schedule: _Schedule
+    common: Int64s
+    clears: Int64s
+    of_chunk: Int64s
+    passed: Int64s
+    chunk: Int64s
+    names: Flags
+    misses: Flags
+    segments: Int64s
+    moves: _ByPage
+    writes: _ByPage
+    zeros: _ByPage
+    epochs: Int64s
+    resolution: int
+    quantum: int
+    stop: int
+    manual: bool
+    hint_clears: bool
+    ack: bool
 
 
 def can_lose(
@@ -161,6 +189,19 @@ def _schedule(migration: Migration, segments: Int64s) -> _Schedule:
 
 def search(observation: Observation) -> Doubt | None:
     """Return the first watched page that can be lost, else the first that was given up on."""
+    asked = question(observation)
+    index, verdict = search_pages(
+        *asked.schedule, asked.common, asked.clears, asked.of_chunk, observation.migration.watch,
+        asked.passed, asked.chunk, asked.names, asked.misses, asked.segments, *asked.moves,
+        *asked.writes[:2], *asked.zeros[:2], asked.epochs, asked.resolution, asked.quantum,
+        asked.stop, asked.manual, asked.hint_clears, asked.ack,
+    )  # fmt: skip
+    watch = observation.migration.watch
+    return None if verdict == SAFE else Doubt(int(watch[index]), verdict == LOSES)
+
+
+def question(observation: Observation) -> Question:
+    """Return what the kernels want to know of the watched pages."""
     migration = observation.migration
     meta, watch = migration.trace.meta, migration.watch
     quantum = max(meta.quantum_ns, 1)
@@ -191,13 +232,12 @@ def search(observation: Observation) -> Doubt | None:
         )
     )
     names, misses = _named_blocks(migration, schedule)
-    index, verdict = search_pages(
-        *schedule, np.flatnonzero(schedule.kind != CHUNK), clears, of_chunk, watch, passed, chunk,
-        names, misses, segments, *moves, *writes[:2], *zeros[:2], epochs,
+    return Question(
+        schedule, np.flatnonzero(schedule.kind != CHUNK), clears, of_chunk, passed, chunk, names,
+        misses, segments, moves, writes, zeros, epochs,
         ("write", "first-write", "epoch").index(meta.resolution), quantum, stop,
         migration.memory.manual, migration.parameters.hint_clears_log, migration.hold == "ack",
     )  # fmt: skip
-    return None if verdict == SAFE else Doubt(int(watch[index]), verdict == LOSES)
 
 
 def _epochs(migration: Migration) -> Int64s:
@@ -276,7 +316,7 @@ def _named_blocks(migration: Migration, schedule: _Schedule) -> tuple[Flags, Fla
     return names, misses
 
 
-def _by_page(touched: Touches, pages: int) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+def _by_page(touched: Touches, pages: int) -> _ByPage:
     """Return rows grouped by page: where each page's begin, t, since, free (as int64)."""
     order = np.argsort(touched.who, kind="stable")
     begin = np.searchsorted(touched.who[order], np.arange(pages + 1))

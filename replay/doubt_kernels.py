@@ -21,7 +21,7 @@ _MEMBER = ((1 << SLOTS) - 1) << _SLOT_0
 
 SYNC, SNAPSHOT, HANDLED, CHUNK, PASS = range(5)
 #: More states than this for one page: the search gives up and says so.
-_MAX_STATES = 1 << 13
+MAX_STATES = 1 << 13
 #: After so many pages given up on no other is looked at.
 _MOST_GIVEN_UP = 64
 
@@ -168,7 +168,7 @@ def _alike(states, count, member, free):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _windows(t, m_t, m_free, epochs, resolution, quantum, stop):  # type: ignore[no-untyped-def]
+def write_windows(t, m_t, m_free, epochs, resolution, quantum, stop):  # type: ignore[no-untyped-def]
     """Return the windows of a page's writes, each kind ascending at both ends.
 
     (low, high, on_free) of those that need a write (on_free: the recording has it on the free
@@ -201,12 +201,11 @@ def _windows(t, m_t, m_free, epochs, resolution, quantum, stop):  # type: ignore
 
 
 @_jit
-def _page(  # type: ignore[no-untyped-def]
-    round_, host, kind, guest, which, common, clears, passed, names, misses, segments,
-    m_t, m_since, m_free, w_t, z_t, epochs, resolution, quantum, stop, manual, hint_clears, ack,
-    states,
-):  # fmt: skip
-    """Follow one page's set of states to switchover; return SAFE, LOSES or GAVE_UP."""
+def move_windows(m_t, m_since, m_free, quantum):  # type: ignore[no-untyped-def]
+    """Return the windows (low, high) of a page's transitions; whether it is free, before and after.
+
+    `free` is one longer than the windows and begins with the start.
+    """
     first = np.searchsorted(m_t, 0, side="right")
     low = np.maximum(m_since[first:] // quantum * quantum, 0)
     high = m_t[first:] // quantum * quantum + quantum - 1
@@ -216,14 +215,27 @@ def _page(  # type: ignore[no-untyped-def]
         free[i + 1] = m_free[first + i] == 1
         if i:  # in their order
             low[i] = max(low[i], low[i - 1])
-    if len(low) >= _MAX_MOVES:
-        return GAVE_UP
-    w_low, w_high, w_on_free, may_low, may_high = _windows(
-        w_t, m_t, m_free, epochs, resolution, quantum, stop
-    )
+    return low, high, free
+
+
+@_jit
+def zero_at_start(w_t, z_t):  # type: ignore[no-untyped-def]
+    """Whether a page is all zeros at the start."""
     z = np.searchsorted(z_t, 0, side="right")
     w = np.searchsorted(w_t, 0, side="right")
-    zero = z > 0 and (w == 0 or z_t[z - 1] >= w_t[w - 1])
+    return z > 0 and (w == 0 or z_t[z - 1] >= w_t[w - 1])
+
+
+@_jit
+def follow(  # type: ignore[no-untyped-def]
+    round_, host, kind, guest, which, common, clears, passed, names, misses, segments,
+    low, high, free, w_low, w_high, w_on_free, may_low, may_high, zero, z_t, stop, manual,
+    hint_clears, ack, states,
+):  # fmt: skip
+    """Follow one page's set of states to switchover; return SAFE, LOSES or GAVE_UP."""
+    if len(low) >= _MAX_MOVES:
+        return GAVE_UP
+    z = np.searchsorted(z_t, 0, side="right")
     states[0] = _P | (_L | _H | _M if manual else 0) | (_Z | _S if zero else 0)
     count, now = 1, -1
     slot_of = np.full(len(common), -1, np.int64)
@@ -341,17 +353,21 @@ def search_pages(  # type: ignore[no-untyped-def]
     resolution, quantum, stop, manual, hint_clears, ack,
 ):  # fmt: skip
     """Search page after page; return the index of one that can be lost, and what was found."""
-    states = np.empty(_MAX_STATES, np.int64)
+    states = np.empty(MAX_STATES, np.int64)
     unproved = given_up = 0
     for i in range(len(watch)):
         m, w = slice(m_begin[i], m_begin[i + 1]), slice(w_begin[i], w_begin[i + 1])
-        found = _page(
+        z = slice(z_begin[i], z_begin[i + 1])
+        low, high, free = move_windows(m_t[m], m_since[m], m_free[m], quantum)
+        w_low, w_high, w_on_free, may_low, may_high = write_windows(
+            w_t[w], m_t[m], m_free[m], epochs, resolution, quantum, stop
+        )
+        found = follow(
             round_, host, kind, guest, which, common,
             clears[of_chunk[chunk[i]] : of_chunk[chunk[i] + 1]], passed[i],
-            names[:, i].copy(), misses[:, i].copy(),
-            segments, m_t[m], m_since[m], m_free[m], w_t[w],
-            z_t[z_begin[i] : z_begin[i + 1]], epochs, resolution, quantum, stop, manual,
-            hint_clears, ack, states,
+            names[:, i].copy(), misses[:, i].copy(), segments, low, high, free,
+            w_low, w_high, w_on_free, may_low, may_high, zero_at_start(w_t[w], z_t[z]), z_t[z],
+            stop, manual, hint_clears, ack, states,
         )  # fmt: skip
         if found == LOSES:
             return i, found

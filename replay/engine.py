@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from replay import kernels as k
 from replay.clock import Clock
@@ -18,7 +19,7 @@ from replay.contained import BLOCK_PAGES, Contained
 from replay.feed import Feed, looped_epochs, seam
 from replay.hints import Hinting, Report
 from replay.link import link_constants, nameless
-from replay.memory import Memory
+from replay.memory import Memory, Words
 from replay.parameters import Parameters
 from replay.schedule import Schedule
 from replay.strategies import Strategy
@@ -31,11 +32,14 @@ LOOP_PASSES = 100
 _NO_PAGES: Int64s = np.empty(0, np.int64)
 
 
+EventKind = Literal["sync", "snapshot", "handled", "pass", "chunk", "stop", "look"]
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that concerns all pages, in the order in which it happened."""
 
-    kind: Literal["sync", "snapshot", "handled", "pass", "chunk", "stop"]
+    kind: EventKind
     host_ns: int
     guest_ns: int
     round: int
@@ -47,6 +51,13 @@ class Event:
     sent: Flags | None = None
     #: kind "handled": which watched pages' pending bits it cleared.
     skipped: Flags | None = None
+    #: The page at which the search for pending pages goes on.
+    cursor: int = 0
+    #: Of a migration with looks: whether the report names each watched page ("snapshot", "handled";
+    #: at a handling without those that a hold keeps out), and uint8 (watched, 8), the columns of
+    #: `kernels.state` for each of them right after the event.
+    named: Flags | None = None
+    facts: npt.NDArray[np.uint8] | None = None
 
 
 class Migration:
@@ -54,8 +65,10 @@ class Migration:
 
     trace: validated. saturated: hidden writes happen without pause (the model, section 7).
     contained: reports of the recorded guest, handled when guest time reaches them.
-    watch: int64, ascending pages whose passes are noted in `events`. on_rows is called now and
-    then with the number of dirty rows replayed.
+    watch: int64, ascending pages whose passes are noted in `events`. looks: int64, ascending host
+    ns at which they are looked at closely: what the rows of that instant have made of them is
+    noted too, before anything else happens at it. on_rows is called now and then with the number
+    of dirty rows replayed.
     """
 
     def __init__(
@@ -66,6 +79,7 @@ class Migration:
         *,
         saturated: bool = False,
         watch: Int64s = _NO_PAGES,
+        looks: Int64s | None = None,
         contained: Contained | None = None,
         on_rows: Callable[[int], None] | None = None,
     ):
@@ -90,6 +104,8 @@ class Migration:
         self.dirtied = 0
         self.events: list[Event] = []
         self.watch = watch
+        self._bit = (watch & 63).astype(np.uint64)
+        self._looks, self._looked = looks, 0
         self._on_rows = on_rows
         self._looping = parameters.at_end == "loop" and trace.meta.duration_ns > 0
         self.passes = LOOP_PASSES if self._looping else 1
@@ -174,7 +190,7 @@ class Migration:
 
     def next_due(self) -> int:
         """Return when the next thing about reports is due."""
-        return min(self._schedule.next_due(), self._next_contained())
+        return min(self._schedule.next_due(), self._next_contained(), self._next_look())
 
     def sweep(self, until: int) -> int:
         """Copy and let the guest run up to `until`; return why that ended.
@@ -192,6 +208,9 @@ class Migration:
 
     def settle(self, now: int) -> None:
         """Do all about reports that is due at `now`, in the model's order, until nothing is."""
+        while self._next_look() <= now:
+            self._note("look", self._next_look())
+            self._looked += 1
         while self._contained_due(now) + self._schedule.do_due(now):
             pass
 
@@ -221,7 +240,7 @@ class Migration:
         """Let the guest note its free pages."""
         report.bits, report.pages = self.memory.free_pages(self.parameters.min_order)
         report.row = self._free.base + int(self.memory.ctl[k.FREE_ROW])
-        self._note("snapshot", now, report)
+        self._note("snapshot", now, report, named=self._named_by(report))
 
     def skip(self, report: Report, now: int) -> None:
         """Clear the pending bits of the report's pages, but for those that a hold keeps out."""
@@ -233,17 +252,20 @@ class Migration:
             self._note_chunks()
             self.memory.clear_named_chunks(report.bits, now)
             self._note_chunks(report)
+        named = self._named_by(report)
         report.skipped = self.memory.skip(report.bits)
         self._to_copy -= report.skipped
-        word, bit = self.watch >> 6, (self.watch & 63).astype(np.uint64)
-        cleared = ((report.bits[word] >> bit) & np.uint64(1)).astype(np.bool_)
-        self._note("handled", now, report, skipped=cleared)
+        cleared = self._of_watched(report.bits)
+        self._note("handled", now, report, named=named, skipped=cleared)
 
     def skipped(self, report: Report, now: int) -> None:  # noqa: ARG002
         """Note which of the pages just skipped are lost as things stand."""
         assert report.bits is not None
         self._catch_up()
         report.missed = self.memory.note_missed(report.bits)
+        if len(self.watch):
+            missed = self.memory.missed_now(report.bits, self.watch >> 6)
+            report.missed_watched = np.flatnonzero(missed >> self._bit & np.uint64(1))
 
     def stop_guest(self, now: int) -> None:
         """Stop the vCPUs."""
@@ -299,6 +321,21 @@ class Migration:
         self._catch_up()
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _next_look(self) -> int:
+        if self._looks is None or self._looked == len(self._looks):
+            return k.FOREVER
+        return int(self._looks[self._looked])
+
+    def _of_watched(self, words: Words | None) -> Flags:
+        """Return the bits of the watched pages."""
+        assert words is not None
+        found: Flags = (words[self.watch >> 6] >> self._bit & np.uint64(1)) != 0
+        return found
+
+    def _named_by(self, report: Report) -> Flags | None:
+        """Return which watched pages a report names, if that is to be noted."""
+        return None if self._looks is None else self._of_watched(report.bits)
 
     def _next_contained(self) -> int:
         if self._named == len(self._contained.t):
@@ -386,7 +423,7 @@ class Migration:
 
     def _note(
         self,
-        kind: Literal["sync", "snapshot", "handled", "pass", "chunk", "stop"],
+        kind: EventKind,
         now: int,
         report: Report | None = None,
         *,
@@ -394,11 +431,17 @@ class Migration:
         passed: Int64s | None = None,
         sent: Flags | None = None,
         skipped: Flags | None = None,
+        named: Flags | None = None,
     ) -> None:
-        guest = self.clock.guest(now)
+        guest, cursor = self.clock.guest(now), int(self.memory.ctl[k.CURSOR])
+        facts = None
+        if self._looks is not None:
+            bits = self.memory.state[self.watch >> 6] >> self._bit[:, None]
+            facts = (bits & np.uint64(1)).astype(np.uint8)
         self.events.append(
-            Event(kind, now, guest, self.round, report, chunk, passed, sent, skipped)
-        )
+            Event(kind, now, guest, self.round, report, chunk, passed, sent, skipped,
+                  min(cursor, self.trace.meta.pages), named, facts)
+        )  # fmt: skip
 
     def _note_chunks(self, report: Report | None = None) -> None:
         """Note the chunks whose log was cleared since the last look, by copies or by `report`."""

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from replay.memory import Words
 from replay.policies import Fate
 from replay.strategies import Strategy
+from tracer.rows import Int64s
 
 
 class Stage(IntEnum):
@@ -31,7 +32,8 @@ class Report:
 
     pages: in the guest's snapshot. skipped: pending bits that its handling cleared. conflicts:
     pages left out because the recorded guest took what it would have held. missed: pages that
-    were lost right after its handling. bits: the pages it names, gone when it is done.
+    were lost right after its handling; missed_watched: those of them that are watched, as indexes
+    into the watch list. bits: the pages it names, gone when it is done.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Report:
     skipped: int = 0
     conflicts: int = 0
     missed: int = 0
+    missed_watched: Int64s | None = field(default=None, repr=False)
     bits: Words | None = field(default=None, repr=False)
     row: int = 0
 

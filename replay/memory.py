@@ -131,6 +131,12 @@ class Memory:
         """Count the pages just skipped that are lost as things stand, and remember them."""
         return int(k.note_missed(self.state, skipped, self.missed))
 
+    def missed_now(self, skipped: Words, words: Int64s) -> Words:
+        """Return, of the pages just skipped, those of some words that are lost as things stand."""
+        missed = np.zeros(len(words), np.uint64)
+        k.note_missed(self.state[words], skipped[words], missed)
+        return missed
+
     def touch(self) -> None:
         """Let the hidden writes of the saturated scenario catch up: every hot page is written."""
         if len(self.hot):

@@ -41,8 +41,8 @@ class Touches:
 class Observation:
     """A migration that was run to its end, with what happened to the watched pages.
 
-    control: its events in replay order, without the passes, each with its sort key. sent: who was
-    copied and its key, in time order.
+    stop_ns: of the switchover, or where it ended without one. control: its events in replay order,
+    without passes and looks, each with its sort key. passes: these, one a sweep of the cursor.
     """
 
     migration: Migration
@@ -59,10 +59,10 @@ class Observation:
 
 
 def observe(migration: Migration) -> Observation:
-    """Run a fresh migration that has a watch list; it must reach its switchover."""
+    """Run a fresh migration that has a watch list."""
     outcome = profile(migration.parameters.profile)(migration)
-    assert outcome.stop_ns is not None
-    until = migration.clock.guest(outcome.stop_ns)
+    stop_ns = outcome.end_ns if outcome.stop_ns is None else outcome.stop_ns
+    until = migration.clock.guest(stop_ns)
     passes = migration.parameters.at_end == "loop"
     writes, moves, zeros = (
         touches(Feed(migration.trace, table, migration.passes if passes else 1),
@@ -71,13 +71,13 @@ def observe(migration: Migration) -> Observation:
     )  # fmt: skip
     control = []
     for event in migration.events:
-        if event.kind != "pass":
+        if event.kind not in ("pass", "look"):
             copied = event.kind == "chunk" and event.report is None
             control.append((event.host_ns * 8 + (CHUNK if copied else CONTROL), event))
     control.sort(key=lambda entry: entry[0])
     return Observation(
         migration,
-        outcome.stop_ns,
+        stop_ns,
         writes,
         moves,
         zeros,

@@ -51,7 +51,7 @@ def replay(
             f"{trace.name}: strategy {strategy.name} needs a free list and the trace has no "
             "freelist.arrow; record one along, or replay precopy"
         )
-    _enough_memory(trace, strategy, parameters)
+    enough_memory(trace, strategy, parameters)
     readings = readings or Readings(trace, parameters)
     replays = [
         _replay(readings, strategy, parameters, scenario, on_rows)
@@ -60,7 +60,8 @@ def replay(
     return _with_verdict(replays)
 
 
-def _enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
+def enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
+    """Raise UsageError where this machine has too little memory for the replay."""
     needed = memory_needed(
         trace.meta.pages,
         manual=parameters.log_mode == "manual",

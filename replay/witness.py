@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 
 from replay.engine import Event
+from replay.hints import Report
 from replay.observe import (
     COPY,
     DIRTY_ROWS,
@@ -34,6 +36,26 @@ class Witness:
     round: int
 
 
+@dataclass(frozen=True)
+class Trail:
+    """What became of the last write not carried, for each watched page.
+
+    Every field is int64, one entry a page, _NEVER (-1) for what did not happen. written,
+    harvested, snapshot, skipped: host ns. harvested_at, cleared_at, skipped_at: which control event
+    of the observation it was that harvested the write before the page was skipped, that cleared the
+    log bit on which the write had left no new record, and that skipped the page. round: of that.
+    """
+
+    written: Int64s
+    harvested: Int64s
+    harvested_at: Int64s
+    cleared_at: Int64s
+    snapshot: Int64s
+    skipped: Int64s
+    skipped_at: Int64s
+    round: Int64s
+
+
 _TAKE, _FREE, _WRITE, _SENT = range(4)
 
 
@@ -51,10 +73,13 @@ class _Lives:
         self.written = np.full(pages, _NEVER)
         self.harvested = np.full(pages, _NEVER)
         self.harvested_at = np.full(pages, _NEVER)
+        self.cleared_at = np.full(pages, _NEVER)
         self.snapshot = np.full(pages, _NEVER)
         self.skipped = np.full(pages, _NEVER)
         self.skipped_at = np.full(pages, _NEVER)
         self.round = np.zeros(pages, np.int64)
+        #: The trails of pages right after the last handling that left them lost.
+        self.missed = {field.name: np.full(pages, _NEVER) for field in fields(Trail)}
 
     def write(self, who: Int64s, host: Int64s) -> None:
         """Let pages be written; the first write that is not carried counts."""
@@ -64,15 +89,40 @@ class _Lives:
         self.written[who[fresh][::-1]] = host[fresh][::-1]
         self.waiting[who[fresh]] = True
         self.harvested[who[fresh]] = _NEVER
+        self.cleared_at[who[fresh]] = _NEVER
 
     def carry(self, who: Int64s) -> None:
         """Forget what was written before a copy or a take."""
         self.written[who] = _NEVER
         self.waiting[who] = False
 
+    def miss(self, who: Int64s) -> None:
+        """Note the trails of pages that are lost as things stand."""
+        for name, column in self.missed.items():
+            column[who] = getattr(self, name)[who]
+
 
 def witnesses(observation: Observation) -> tuple[Witness, ...]:
     """Return the witness of each watched page, all of which are lost, in page order."""
+    trail, _ = trails(observation)
+    return tuple(
+        Witness(
+            int(page),
+            int(trail.snapshot[i]),
+            int(trail.written[i]),
+            int(trail.harvested[i]) if trail.harvested[i] != _NEVER else None,
+            int(trail.skipped[i]),
+            int(trail.round[i]),
+        )
+        for i, page in enumerate(observation.migration.watch)
+    )
+
+
+def trails(observation: Observation) -> tuple[Trail, Trail]:
+    """Return the trails of the watched pages at the end, and where a handling last left them lost.
+
+    The first says how a page that is lost was lost, the second how a near miss was.
+    """
     migration = observation.migration
     lives = _Lives(len(migration.watch))
     if migration.memory.manual:
@@ -90,19 +140,34 @@ def witnesses(observation: Observation) -> tuple[Witness, ...]:
         at = upto
         _control_step(lives, event, number, chunk, migration.memory.manual)
     _apply(lives, hosts[at:], who[at:], kinds[at:])
-    return tuple(
-        Witness(
-            int(page),
-            int(lives.snapshot[i]),
-            int(lives.written[i]),
-            int(lives.harvested[i])
-            if lives.harvested[i] != _NEVER and lives.harvested_at[i] < lives.skipped_at[i]
-            else None,
-            int(lives.skipped[i]),
-            int(lives.round[i]),
-        )
-        for i, page in enumerate(migration.watch)
+    return (
+        _trail({field.name: getattr(lives, field.name) for field in fields(Trail)}),
+        _trail(lives.missed),
     )
+
+
+def own_syncs(observation: Observation) -> dict[int, Report]:
+    """Return the syncs that go with a handling: their place in `control`, and whose it was."""
+    migration = observation.migration
+    at = {id(event): number for number, (_, event) in enumerate(observation.control)}
+    events = [event for event in migration.events if event.kind in ("sync", "handled")]
+    found = {}
+    for one, next_ in pairwise(events):
+        sync, handled = (one, next_) if migration.strategy.sync == "before" else (next_, one)
+        if migration.strategy.sync == "none" or (sync.kind, handled.kind) != ("sync", "handled"):
+            continue
+        assert handled.report is not None
+        found[at[id(sync)]] = handled.report
+    return found
+
+
+def _trail(columns: dict[str, Int64s]) -> Trail:
+    """A sync after the skipping did not swallow the write: it made the page pending again."""
+    swallowed = columns["harvested"] != _NEVER
+    swallowed &= columns["harvested_at"] < columns["skipped_at"]
+    for name in ("harvested", "harvested_at"):
+        columns[name] = np.where(swallowed, columns[name], _NEVER)
+    return Trail(**columns)
 
 
 def _items(observation: Observation) -> tuple[Int64s, Int64s, Int64s, Int64s]:
@@ -195,6 +260,8 @@ def _control_step(
         lives.log &= manual
     elif event.kind == "chunk":
         cleared = (chunk == event.chunk) & lives.harvest
+        told = cleared & lives.log & (lives.waiting | (lives.harvested != _NEVER))
+        lives.cleared_at[told] = number
         lives.log[cleared] = False
         lives.waiting[cleared] = False
     elif event.kind == "handled":
@@ -204,3 +271,5 @@ def _control_step(
         lives.skipped[event.skipped] = event.host_ns
         lives.skipped_at[event.skipped] = number
         lives.round[event.skipped] = event.round
+        if event.report.missed_watched is not None:
+            lives.miss(event.report.missed_watched)

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from analyses.commands.accuracy import accuracy
+from analyses.commands.explain import explain
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.prove import prove
@@ -46,6 +47,7 @@ def _app(text: str) -> typer.Typer:
 
 app = _app("Replay live-migration strategies over traces of dirty pages and free lists.")
 app.command("replay", context_settings=_SETTINGS)(replay)
+app.command("explain", context_settings=_SETTINGS)(explain)
 app.command("info", context_settings=_SETTINGS)(info)
 app.command("prove", context_settings=_SETTINGS)(prove)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)

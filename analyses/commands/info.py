@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from analyses.commands.options import OneTrace
+
 
 def info(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace directory.")],
+    trace: OneTrace,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print it as one JSON object instead; times in ns."),

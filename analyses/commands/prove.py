@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyses.commands.choices import GuestHold, LogMode, RequestAxis, metavar
+from analyses.commands.options import HintClearsLog
 
 if TYPE_CHECKING:
     from analyses.enactment import Enactment
@@ -35,14 +36,7 @@ def prove(
             "every size.",
         ),
     ] = LogMode.legacy,
-    hint_clears_log: Annotated[
-        bool,
-        typer.Option(
-            "--hint-clears-log/--no-hint-clears-log",
-            help="In log mode manual a handled report clears the log of the chunks that it names "
-            "(QEMU 6.1 and later).",
-        ),
-    ] = True,
+    hint_clears_log: HintClearsLog = True,
     guest_hold: Annotated[
         GuestHold,
         typer.Option(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from rich.text import Text
 
-from analyses.counterexample import Event, PageView
 from analyses.enactment import Enactment
 from analyses.proof import Proof
-from analyses.render.grid import Column, Row, grid, labelled, wrap
+from analyses.render.grid import labelled
+from analyses.render.story import legend, timeline
 from analyses.render.tables import STYLES
 from analyses.render.terminal import Page
 from analyses.render.text import count, plain
 
 _INDENT = 13
-_LEGEND = "of each page: u in use or f free, P pending, L logged, what the destination holds of it"
-_AWAITING = "; l: harvested already, the bit goes with its chunk and a write leaves no new record"
 
 
 def show(proof: Proof, page: Page, path: str | None = None) -> None:
@@ -26,13 +22,11 @@ def show(proof: Proof, page: Page, path: str | None = None) -> None:
     page.lines(labelled("with", _setting(proof), page.prose, _INDENT))
     style = STYLES["unsafe" if proof.course else "safe"]
     page.lines(labelled(Text(proof.verdict, style=style), _answer(proof), page.prose, _INDENT))
-    if proof.course is None:
+    story = proof.story
+    if story is None:
         return
-    page.lines(["", *_timeline(proof.events, page.width), ""])
-    awaiting = any(view.awaiting for event in proof.events for view in event.pages)
-    legend = wrap(_LEGEND + _AWAITING * awaiting, page.prose, first=2, others=2)
-    page.lines(Text(line, style="dim") for line in legend)
-    page.lines(labelled("cause", f"{proof.cause}.", page.prose, _INDENT))
+    page.lines(["", *timeline(story, page), "", *legend([story], page)])
+    page.lines(labelled("cause", f"{story.cause}.", page.prose, _INDENT))
     page.lines(labelled("replay", _replayed(proof, path), page.prose, _INDENT))
     if path is not None and proof.enactment is not None and not proof.guest_runs:
         page.lines(["", "  " + command(proof, proof.enactment, path)])
@@ -97,25 +91,3 @@ def _replayed(proof: Proof, path: str | None) -> str:
     if path is None:
         return said
     return said + f"; {path} is that trace"
-
-
-def _timeline(events: Sequence[Event], width: int) -> Iterator[Text]:
-    """Yield one line or more for each step; the words take what room the pages leave."""
-    pages = len(events[0].pages)
-    narrow = max(24, width - 6 - pages * 16)
-    columns = [
-        Column("step"),
-        Column("what happens", right=False),
-        *(Column(f"page {page}", right=False) for page in range(pages)),
-    ]
-    rows: list[Row] = []
-    for event in events:
-        first, *others = wrap(event.what, narrow)
-        rows.append([str(event.number), first, *map(_page, event.pages)])
-        rows += [["", other, *[""] * pages] for other in others]
-    yield from grid(columns, rows)
-
-
-def _page(view: PageView) -> str:
-    logged = ("l" if view.awaiting else "L") if view.logged else "-"
-    return f"{'f' if view.free else 'u'}{'P' if view.pending else '-'}{logged} {view.destination}"

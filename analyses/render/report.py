@@ -31,6 +31,8 @@ from analyses.safety import (
 )
 from replay.parameters import Parameters
 from replay.result import UnsafeRow
+from replay.strategies import Strategy
+from tracer.trace import Trace
 
 _INDENT = 13
 
@@ -60,7 +62,15 @@ def _block(comparison: Comparison, page: Page) -> Iterator[Text]:
 
 
 def _header(comparison: Comparison, width: int) -> Iterator[Text]:
-    meta, parameters = comparison.trace.meta, comparison.parameters
+    for label, body in settings(comparison.trace, comparison.parameters, *comparison.strategies):
+        yield from labelled(label, body, width, _INDENT)
+
+
+def settings(
+    trace: Trace, parameters: Parameters, *strategies: Strategy
+) -> Iterator[tuple[str, str]]:
+    """Yield what was replayed and with which parameters, as labels and texts."""
+    meta = trace.meta
     guest = (
         f"{size(meta.pages * meta.page_size)} ({pages(meta.pages)} of {size(meta.page_size)}), "
         f"{duration(meta.duration_ns)} recorded"
@@ -74,11 +84,11 @@ def _header(comparison: Comparison, width: int) -> Iterator[Text]:
     recorded = f"{known}, {listed.get(meta.freelist_resolution, 'sampled free list')}"
     if meta.quantum_ns > 1:
         recorded += f", times in steps of {setting(meta.quantum_ns)}"
-    yield from labelled("guest", guest, width, _INDENT)
-    yield from labelled("recording", recorded, width, _INDENT)
-    yield from labelled("migration", _migration(parameters), width, _INDENT)
-    if any(strategy.hints for strategy in comparison.strategies):
-        yield from labelled("hints", _hints(comparison), width, _INDENT)
+    yield "guest", guest
+    yield "recording", recorded
+    yield "migration", _migration(parameters)
+    if any(strategy.hints for strategy in strategies):
+        yield "hints", _hints(parameters, strategies)
 
 
 def _migration(parameters: Parameters) -> str:
@@ -93,8 +103,7 @@ def _migration(parameters: Parameters) -> str:
     return said
 
 
-def _hints(comparison: Comparison) -> str:
-    parameters = comparison.parameters
+def _hints(parameters: Parameters, strategies: Sequence[Strategy]) -> str:
     said = (
         f"snapshot {setting(parameters.request_delay_ns)} after the request, in the queue "
         f"{setting(parameters.report_delay_ns)} later, handled "
@@ -103,7 +112,7 @@ def _hints(comparison: Comparison) -> str:
     if parameters.request is not None:
         said += f", requested {parameters.request}"
     if any(s.request is not None and s.request.name in ("periodic", "resubmit")
-           for s in comparison.strategies):  # fmt: skip
+           for s in strategies):  # fmt: skip
         said += f", interval {setting(parameters.hint_interval_ns)}"
     if parameters.min_order:
         said += f", in blocks of {pages(1 << parameters.min_order)}"
@@ -111,7 +120,7 @@ def _hints(comparison: Comparison) -> str:
         clears = "clears" if parameters.hint_clears_log else "does not clear"
         said += f", a report {clears} the log"
     holds: dict[str, list[str]] = {}
-    for strategy in comparison.strategies:
+    for strategy in strategies:
         if strategy.hints:
             holds.setdefault(parameters.hold(strategy), []).append(strategy.name)
     few = sorted(holds.items(), key=lambda item: -len(item[1]))

@@ -53,7 +53,7 @@ def test_an_ack_is_not_enough_where_handling_leaves_the_log(name):
     proof = _proof(name, "manual", "ack", clears=False)
     assert proof.verdict == "refuted"
     assert proof.enactment is not None
-    assert "no record of its own" in proof.cause
+    assert "no record of its own" in proof.story.cause
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_straddling_report(name):
     kinds = [kind for kind, _ in proof.course.labels]
     sync = kinds.index("sync")
     assert kinds.index("snapshot") < sync < kinds.index("consume")
-    assert "moved the only record" in proof.cause
+    assert "moved the only record" in proof.story.cause
     assert proof.enactment.lost == proof.course.lost_pages
 
 
@@ -159,7 +159,7 @@ def test_the_story(capsys, monkeypatch):
     assert "refuted" in said
     assert "snapshot of report 0: it names page 1" in said
     assert command(proof, proof.enactment, "x.trace") in said
-    last = proof.events[-1].pages
+    last = proof.story.events[-1].pages
     assert [view.destination for view in last] == ["current", "outdated"]
     assert not any(view.pending for view in last)
     assert json.loads(json.dumps(proof.to_dict()))["lost"] == [1]
