@@ -8,6 +8,7 @@ from typing import NoReturn
 
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _RATE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?(?P<unit>B|bit)/s")
+_SIZE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?B")
 _DURATION = re.compile(_NUMBER + r" ?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|min)")
 
 _PREFIXES: dict[str | None, int] = {
@@ -45,6 +46,22 @@ def bandwidth(text: str, option: str) -> int:
         _refuse(f"{option}: {text!r} is no whole number of bytes/s; write it {examples}")
     if not value:
         _refuse(f"{option}: {text!r} would never end; write it {examples}")
+    return int(value)
+
+
+def size(text: str, option: str) -> int:
+    """Return bytes for a text like 1GiB or 500MB; `option` is for the error.
+
+    Prefixes are those of `bandwidth`. Raises UsageError for anything else, and for what is no whole
+    number of bytes.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    examples = "like 1GiB, 500MB or 64KiB"
+    if found is None:
+        _refuse(f"{option}: {text!r} is no size; write a number and a unit {examples}")
+    value = Fraction(found["number"]) * _PREFIXES[found["prefix"]]
+    if value.denominator != 1:
+        _refuse(f"{option}: {text!r} is no whole number of bytes; write it {examples}")
     return int(value)
 
 

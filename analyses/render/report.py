@@ -102,7 +102,7 @@ def _hints(comparison: Comparison) -> str:
     )
     if parameters.request is not None:
         said += f", requested {parameters.request}"
-    if any(s.request is not None and s.request.name in ("periodic", "resubmit")
+    if any(s.request is not None and s.request.name not in ("once", "every-sync")
            for s in comparison.strategies):  # fmt: skip
         said += f", interval {setting(parameters.hint_interval_ns)}"
     if parameters.min_order:
