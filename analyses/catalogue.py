@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from replay.strategies import registered
+from replay.strategies import registered, strategy
 
 
-def catalogue() -> list[dict[str, Any]]:
-    """Return every strategy's name, composition (the model, section 6) and origin.
+def catalogue(names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return each strategy's name, composition (the model, section 6) and origin; all for no names.
 
     request and accept are None for a strategy without reports.
     """
@@ -24,5 +25,5 @@ def catalogue() -> list[dict[str, Any]]:
             "hold": one.hold,
             "origin": one.origin,
         }
-        for one in registered().values()
+        for one in (map(strategy, dict.fromkeys(names)) if names else registered().values())
     ]

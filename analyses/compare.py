@@ -78,7 +78,7 @@ def plan(
     or should not be replayed, TraceError where a path is no trace.
     """
     profile(parameters.profile)
-    wanted = [strategy(name).with_request(parameters.request) for name in dict.fromkeys(names)]
+    wanted = [one.with_request(parameters.request) for one in _named(names)]
     able, remarks = (wanted, []) if wanted else _all_able(parameters)
     traces = [Trace.open(path) for path in paths]
     _distinct(traces, paths)
@@ -146,6 +146,20 @@ def _all_able(parameters: Parameters) -> tuple[list[Strategy], list[str]]:
         # Then the axis itself was at fault, not its composition with one strategy.
         raise UsageError(remarks[0].removeprefix("left out: "))
     return able, remarks
+
+
+def _named(names: Sequence[str]) -> list[Strategy]:
+    """Look strategies up; rows carry a strategy's name, so two of one name are refused."""
+    found: dict[str, Strategy] = {}
+    for name in names:
+        one = strategy(name)
+        other = found.setdefault(one.name, one)
+        if other != one:
+            raise UsageError(
+                f"{other.argument} and {one.argument} are both named {one.name}, and results are "
+                "told apart by the name; rename one"
+            )
+    return list(found.values())
 
 
 def _distinct(traces: Sequence[Trace], paths: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, product
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,7 +17,9 @@ import pyarrow as pa
 from analyses.interleavings import DRAINING, STOPPED, WAITING, Course, Moves, State, at_once
 from replay.link import HEADER_BYTES, SECOND_NS
 from replay.parameters import Parameters
+from replay.policies import axis_of
 from replay.replay import replay
+from tracer.errors import FloodError
 from tracer.format import SCHEMAS, Block, Meta, TableName
 from tracer.trace import Trace
 
@@ -31,6 +33,8 @@ BANDWIDTH = (PAGE_SIZE + HEADER_BYTES) * SECOND_NS // COPY_NS
 _PATIENCE = 20_000
 #: So many sets of times are replayed at most.
 _REPLAYS = 8
+#: An interval is sought among the first so many parts of a tick's time.
+_PARTS = 5
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,11 @@ def enact(course: Course) -> Enactment | None:
         tables, parameters = _tables(course, times), _parameters(course, times)
         trace = Trace.from_tables(_meta(course, times), **tables)
         trace.validate()
-        (found,) = replay(trace, course.setting.strategy, parameters)
+        try:
+            (found,) = replay(trace, course.setting.strategy, parameters)
+        except FloodError:
+            # The search follows a few reports at a time, a replay all that are asked for.
+            continue
         lost = tuple(row.page for row in found.unsafe)
         if any(course.lost >> page & 1 for page in lost):
             return Enactment(trace, tables, parameters, lost)
@@ -64,8 +72,8 @@ class _Times(NamedTuple):
 
     at: of the step before. link: when the link is free. stopped: how long the guest has stood
     still, or since when. delays: from request to snapshot to queue to handling, -1 while open.
-    interval: of ticks. entered: when each outstanding report came to its stage. ticks: so many
-    requests were made at ticks. rows: guest ns, kind and page.
+    interval: of ticks. entered: when each outstanding report came to its stage. ticked: the last
+    tick at which a request was made, 0 for none. rows: guest ns, kind and page.
     """
 
     at: int = 0
@@ -75,7 +83,7 @@ class _Times(NamedTuple):
     delays: tuple[int, int, int] = (-1, -1, -1)
     interval: int = -1
     entered: tuple[int, ...] = ()
-    ticks: int = 0
+    ticked: int = 0
     rows: tuple[tuple[int, str, int], ...] = ()
 
 
@@ -114,7 +122,7 @@ class _Clockwork:
     def _in_time(self, number: int, then: _Times) -> bool:
         """Whether nothing else would have happened by then."""
         if self._request is not None and then.interval > 0:
-            tick = self._request.next_tick(then.ticks * then.interval, then.interval)
+            tick = self._request.next_tick(then.ticked, then.interval)
             if tick is not None and tick <= then.at:
                 return False
         if not self._exact:
@@ -142,10 +150,9 @@ class _Clockwork:
             if at <= self._until(before, now):
                 yield now._replace(at=at, rows=(*now.rows, row))
         elif kind == "request":
-            for at in self._ticks(before, now):
-                interval = at if now.interval < 0 else now.interval
-                yield self._settled(number, now._replace(at=at, interval=interval,
-                                                         ticks=now.ticks + 1))  # fmt: skip
+            for at, interval in self._ticks(before, now):
+                ticked = now._replace(at=at, interval=interval, ticked=at)
+                yield self._settled(number, ticked)
         elif kind in _STAGES:
             for then in self._reports(number, now):
                 yield self._settled(number, then)
@@ -166,12 +173,18 @@ class _Clockwork:
             return range(now.at, now.at + 1)
         return range(now.at + STEP_NS, self._until(state, now) + 1, STEP_NS)
 
-    def _ticks(self, state: State, now: _Times) -> Iterator[int]:
+    def _ticks(self, state: State, now: _Times) -> Iterator[tuple[int, int]]:
+        """Yield the times of a next tick with the interval that makes it one."""
+        assert self._request is not None
         choices = self._open(state, now)
         if now.interval < 0:
-            yield from choices
-        elif (tick := (now.ticks + 1) * now.interval) in choices:
-            yield tick
+            for at, parts in product(choices, range(1, _PARTS)):
+                interval = at // parts
+                if at % parts == 0 and self._request.next_tick(0, interval) == at:
+                    yield at, interval
+        elif (tick := self._request.next_tick(now.ticked, now.interval)) in choices:
+            assert tick is not None
+            yield tick, now.interval
 
     def _reports(self, number: int, now: _Times) -> Iterator[_Times]:
         kind, which = self._course.labels[number]
@@ -191,7 +204,7 @@ class _Clockwork:
             if not ticking:
                 yield then
                 continue
-            for parts in range(1, 5):
+            for parts in range(1, _PARTS):
                 if at % parts or not at:
                     continue
                 if self._request.handling_time(entered, at // parts) == at:
@@ -223,7 +236,7 @@ def _parameters(course: Course, times: _Times) -> Parameters:
         downtime_limit_ns=0,
         log_mode=setting.log_mode,
         hint_clears_log=setting.hint_clears_log,
-        request=None if request is None else request.name,
+        request=None if request is None else axis_of(request),
         request_delay_ns=delays[0],
         report_delay_ns=delays[1],
         handle_delay_ns=delays[2],

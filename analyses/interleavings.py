@@ -12,20 +12,26 @@ asked for once for every combination of stages and kept (`Effect`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
 from replay.hints import Hinting, Report, Stage
 from replay.parameters import LogMode
-from replay.policies import Accept
+from replay.policies import Accept, Fate, View
 from replay.strategies import Hold, Strategy
 from tracer.errors import UsageError
 
-#: A Python tuple of small integers with its place in the table of states, about.
-BYTES_PER_STATE = 350
+#: A Python tuple of small integers with its place in the table of states: 320 to 380 measured.
+BYTES_PER_STATE = 400
 MAX_PAGES = 8
+#: So many syncs since its request are told apart for a report; a policy may not look further back.
+MAX_SYNCS = 8
+#: A search looks so often (in states) how far it has come.
+_LOOK = 4096
+LEAST_MEMORY = 1 << 20
 
 #: Where the host stands; a positive number is the cursor while the link is busy. AT_ONCE: it
 #: copies at this very instant. FRESH: the same, but what was just asked for may be answered first.
@@ -36,7 +42,8 @@ _INSTANT = (AT_ONCE, FRESH, DRAINED)
 
 #: A step: what happens, and to which page or to which of the outstanding reports.
 Label = tuple[str, int]
-#: Whether the guest runs; of each outstanding report its stage and whether a sync came since.
+#: Whether the guest runs; of each outstanding report its stage and how many syncs came since, as
+#: far as the accept policy tells them apart.
 Hints = tuple[bool, tuple[tuple[int, int], ...]]
 
 
@@ -69,21 +76,32 @@ class Bounds:
     """How much is searched.
 
     reports: outstanding at once; courses with more are not followed. steps: in one course, None
-    for all. max_states: beyond it UsageError is raised.
+    for all. memory: bytes for the states of a search, beyond which it ends.
     """
 
     pages: int = 3
     reports: int = 2
     steps: int | None = None
-    max_states: int = 2_000_000
+    memory: int = 1 << 30
 
     def __post_init__(self) -> None:
         if not 1 <= self.pages <= MAX_PAGES:
             raise UsageError(f"{self.pages} pages: wanted 1 to {MAX_PAGES}")
-        for name in ("reports", "steps", "max_states"):
+        for name in ("reports", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name.replace('_', ' ')} {value}: wanted at least 1")
+                raise UsageError(f"{name} {value}: wanted at least 1")
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if not LEAST_MEMORY <= self.memory <= there:
+            raise UsageError(
+                f"memory {self.memory} bytes: wanted {LEAST_MEMORY} to the {there} that this "
+                "machine has"
+            )
+
+    @property
+    def states(self) -> int:
+        """How many states the memory holds."""
+        return self.memory // BYTES_PER_STATE
 
 
 @dataclass(frozen=True)
@@ -127,29 +145,32 @@ class Course:
 class Search:
     """One search; `losses` runs it, the counts tell how far it has come.
 
-    before: states that other searches have used up of the bound. states: visited. depth: steps of
-    the longest of the shortest courses. cut: whether `steps` ended courses that go on.
+    watch is told the states so far now and then. states: visited. depth: steps of the longest of
+    the shortest courses. cut: whether `steps` ended courses that go on. waiting: states that were
+    yet to be followed when the memory was full.
     """
 
     setting: Setting
     bounds: Bounds
     pages: int
-    before: int = 0
+    watch: Callable[[int], None] | None = None
     states: int = 0
     depth: int = 0
     cut: bool = False
+    waiting: int = 0
     _came: dict[_Plain, tuple[_Plain, Label] | None] = field(default_factory=dict, repr=False)
 
     def losses(self) -> Iterator[Course]:
         """Yield the courses that lose a page, shortest first.
 
-        Raises UsageError where there are more states than the bound allows, or where the accept
+        Raises FullError where the memory does not hold the states, UsageError where the accept
         policy looks at more than the search knows.
         """
         moves = Moves(self.setting, self.pages, self.bounds.reports)
         level = moves.starts()
         came = self._came
         came.update(dict.fromkeys(level))
+        look = self._look(len(level))
         while level:
             self.states = len(came)
             if self.bounds.steps is not None and self.depth >= self.bounds.steps:
@@ -166,8 +187,8 @@ class Search:
                     elif lost := _lost(new):
                         self.states = len(came)
                         yield self._course(new, lost)
-                if self.before + len(came) > self.bounds.max_states:
-                    raise self._too_many(len(following))
+                if len(came) >= look:
+                    look = self._look(len(following))
             self.depth += 1
             level = following
         self.states = len(came)
@@ -181,14 +202,19 @@ class Search:
             at = self._came[at[0]]
         return Course(self.setting, self.pages, tuple(states[::-1]), tuple(labels[::-1]), lost)
 
-    def _too_many(self, waiting: int) -> UsageError:
-        gib = self.bounds.max_states * BYTES_PER_STATE / (1 << 30)
-        return UsageError(
-            f"more than {self.bounds.max_states:,} states (about {gib:.1f} GiB) in a guest of "
-            f"{self.pages} pages within {self.depth} steps, {waiting:,} of them yet to be "
-            "followed: no loss confirmed so far, nothing proved; ask for fewer pages, reports or "
-            "steps, or allow more with --max-states"
-        )
+    def _look(self, waiting: int) -> int:
+        """Tell how far it is; return at how many states to look again."""
+        self.states = len(self._came)
+        if self.watch is not None:
+            self.watch(self.states)
+        if self.states > self.bounds.states:
+            self.waiting = waiting
+            raise FullError(f"{self.states:,} states are more than the memory given holds")
+        return min(self.states + _LOOK, self.bounds.states + 1)
+
+
+class FullError(UsageError):
+    """The memory given to a search is full."""
 
 
 def at_once(state: State) -> bool:
@@ -250,8 +276,10 @@ class Moves:
         self._ack, self._done = setting.hold == "ack", setting.hold == "done"
         self._pages = [(p, 1 << p) for p in range(pages)]
         request, accept = self._strategy.request, self._strategy.accept
-        self._ticks = request is not None and request.next_tick(0, 1) is not None
-        self._aging = accept is not None and _looks_back(self._strategy.name, accept)
+        self._ticks = request is not None and any(
+            request.next_tick(0, interval) is not None for interval in _INTERVALS
+        )
+        self._syncs = 0 if accept is None else _looks_back(self._strategy.name, accept)
         self._scripts: dict[tuple[str, int, Hints], Effect] = {}
         self._masks: dict[tuple[int, int], int] = {}
 
@@ -364,8 +392,8 @@ class Moves:
         """Ask Hinting, and through it the policies, what happens at such a step."""
         host = _Recorder(running=hints[0])
         hinting = Hinting(self._strategy, host)
-        for number, (stage, aged) in enumerate(hints[1]):
-            host.syncs = 1 - aged
+        for number, (stage, syncs) in enumerate(hints[1]):
+            host.syncs = 1 - syncs
             report = hinting.request(0)
             report.stage = Stage(stage)
             report.arrived_ns = number if report.queued else None
@@ -375,7 +403,7 @@ class Moves:
         else:
             getattr(hinting, action)(hinting.reports[index], 0)
         stages = tuple(
-            (int(report.stage), int(self._aging and report.syncs_since_request > 0))
+            (int(report.stage), min(report.syncs_since_request, self._syncs))
             for report in hinting.outstanding
         )
         script = Effect(
@@ -434,33 +462,39 @@ class Moves:
         return self._masks[chunks, named]
 
 
-@dataclass(frozen=True)
-class _View:
-    """A report as a policy sees it."""
-
-    requested_ns: int
-    queued: bool
-    syncs_since_request: int
+#: Intervals in ns with which it is tried whether a request policy asks at ticks.
+_INTERVALS = (1, 10**3, 10**6, 10**8, 10**9, 10**12)
+#: What an accept policy is tried with: syncs since the request, and the time of it in ns.
+_TRIED_SYNCS = (*range(129), 10**3, 10**6)
+_TRIED_TIMES = (0, 1, 10**6, 10**9, 10**12)
 
 
-def _looks_back(name: str, accept: Accept) -> bool:
-    """Return whether a policy asks if a sync has happened since the request.
+def _looks_back(name: str, accept: Accept) -> int:
+    """Return how many syncs since its request a policy tells apart: from so many on, none more.
 
-    Raises UsageError if it asks for more than that: the search knows no clock and counts no syncs.
+    Raises UsageError if it looks at the clock or further back: the search knows no times.
     """
-    answers = {
-        (syncs, at): [
-            answer(_View(at, queued, syncs))
-            for queued in (False, True)
-            for answer in (accept.before_sync, accept.when_due)
-        ]
-        for syncs in (0, 1, 2, 3, 7)
-        for at in (0, 1, 10**6, 10**9)
-    }
-    for (syncs, _), answer in answers.items():
-        if answer != answers[min(syncs, 1), 0]:
+
+    def answers(syncs: int, at: int) -> list[Fate]:
+        queued = View(at, queued=True, syncs_since_request=syncs)
+        early = View(at, queued=False, syncs_since_request=syncs)
+        return [accept.before_sync(early), accept.before_sync(queued), accept.when_due(queued)]
+
+    said = f"strategy {name}: its accept policy {accept.name!r} looks at"
+    found = [answers(syncs, 0) for syncs in _TRIED_SYNCS]
+    # Asked a second time, a policy under guard that throws dice is found out as what it is.
+    again = [answers(syncs, 0) for syncs in _TRIED_SYNCS]
+    if again != found:
+        raise UsageError(f"{said} more than it is given: asked again, it answers differently")
+    for at in _TRIED_TIMES:
+        if [answers(syncs, at) for syncs in _TRIED_SYNCS] != found:
             raise UsageError(
-                f"strategy {name}: its accept policy {accept.name!r} looks at when a report was "
-                "asked for, or at how many syncs came since, and prove knows only whether one did"
+                f"{said} when a report was asked for, and prove knows no times; let it count "
+                "syncs, or replay it"
             )
-    return answers[0, 0] != answers[1, 0]
+    apart = max((i + 1 for i, answer in enumerate(found) if answer != found[-1]), default=0)
+    if apart > MAX_SYNCS:
+        raise UsageError(
+            f"{said} more than {MAX_SYNCS} syncs since the request, and prove tells no more apart"
+        )
+    return apart

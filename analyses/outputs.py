@@ -1,13 +1,14 @@
-"""The tables of a comparison as Parquet files."""
+"""What is written: the tables of a comparison as Parquet files, and small traces."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analyses.compare import Comparison
@@ -15,6 +16,8 @@ from analyses.version import version
 from replay.parameters import Parameters
 from replay.result import ReportRow, Result, RoundRow, Row, UnsafeRow, table
 from tracer.errors import UsageError
+from tracer.format import Meta, TableName
+from tracer.writer import TraceWriter
 
 #: The key in each file's metadata; its value is the JSON text of `provenance`.
 KEY = "dirtylog"
@@ -52,6 +55,16 @@ def write_tables(
     )
     for name, kind, rows in tables:
         pq.write_table(table(kind, rows, metadata), directory / name, compression="zstd")
+
+
+def write_trace(
+    path: Path, meta: Meta, tables: Mapping[TableName, pa.Table], *, force: bool = False
+) -> None:
+    """Write a small trace that is in memory; force: even over an existing one."""
+    with TraceWriter(path, force=force) as writer:
+        for name, rows in tables.items():
+            writer.append(name, rows)
+        writer.finish(meta)
 
 
 def replaceable(directory: Path) -> None:

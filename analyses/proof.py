@@ -5,19 +5,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 from analyses.counterexample import cause, story
 from analyses.enactment import Enactment, enact
-from analyses.interleavings import Bounds, Course, Search, Setting
+from analyses.interleavings import (
+    BYTES_PER_STATE,
+    Bounds,
+    Course,
+    FullError,
+    Search,
+    Setting,
+)
 from analyses.story import Story
 from replay.strategies import strategy
 from tracer.errors import UsageError
 
 #: So many losing courses of one guest size are tried for one that constant delays can bring about.
 _COURSES = 12
+
+#: Told how far it is: what is being searched, states so far, states expected.
+Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -92,24 +104,83 @@ def setting_of(name: str, request: str | None = None, *, guest_runs: bool = Fals
     return Setting(chosen, hold=chosen.hold)
 
 
-def prove(setting: Setting, bounds: Bounds, *, guest_runs: bool = False) -> Proof:
+def prove(
+    setting: Setting,
+    bounds: Bounds,
+    *,
+    guest_runs: bool = False,
+    watch: Watch | None = None,
+    remark: Callable[[str], None] | None = None,
+) -> Proof:
     """Search guests of 1 up to `bounds.pages` pages for a loss that a replay confirms.
 
-    Raises UsageError where there are more states than `bounds` allows. guest_runs is only noted.
+    Raises UsageError where the states take more than `bounds.memory`. guest_runs is only noted.
+    remark is told beforehand where a search will probably take more.
     """
     found: Course | None = None
-    states = depth = 0
+    counts: list[int] = []
+    depth = 0
     complete = True
     for pages in range(1, bounds.pages + 1):
-        search = Search(setting, bounds, pages, before=states)
-        for course in islice(search.losses(), _COURSES):
-            found = found or course
-            enactment = enact(course)
-            if enactment is not None:
-                return Proof(
-                    setting, bounds, guest_runs, pages, states + search.states, len(course.labels),
-                    True, course, enactment,
-                )  # fmt: skip
-        states, depth = states + search.states, max(depth, search.depth)
+        expected = _expected(counts)
+        if remark is not None and expected > bounds.states and bounds.steps is None:
+            remark(
+                f"guests of {_states(pages, expected)}, estimated from smaller guests; searching "
+                f"as far as {_size(bounds.memory)} go"
+            )
+        search = Search(setting, bounds, pages)
+        if watch is not None and expected:
+            search.watch = partial(_tell, watch, f"guests of {pages} pages", expected)
+        try:
+            for course in islice(search.losses(), _COURSES):
+                found = found or course
+                enactment = enact(course)
+                if enactment is not None:
+                    return Proof(
+                        setting, bounds, guest_runs, pages, sum(counts) + search.states,
+                        len(course.labels), True, course, enactment,
+                    )  # fmt: skip
+        except FullError:
+            raise UsageError(_full(search, counts, found)) from None
+        counts.append(search.states)
+        depth = max(depth, search.depth)
         complete = complete and not search.cut
-    return Proof(setting, bounds, guest_runs, bounds.pages, states, depth, complete, found)
+    return Proof(setting, bounds, guest_runs, bounds.pages, sum(counts), depth, complete, found)
+
+
+def _expected(counts: Sequence[int]) -> int:
+    """Estimate the states of the next larger guest: it grows as it did; 0 if that is unknown."""
+    return counts[-1] ** 2 // counts[-2] if len(counts) > 1 else 0
+
+
+def _tell(watch: Watch, what: str, expected: int, states: int) -> None:
+    watch(what, min(states, expected), expected)
+
+
+def _full(search: Search, counts: Sequence[int], found: Course | None) -> str:
+    """Say what is known and what is not where the memory did not last."""
+    expected = max(_expected(counts), search.states)
+    known = "nothing is proved"
+    if found is not None:
+        known = f"one loses a page after {len(found.labels)} steps, which no replay confirms so far"
+    elif len(counts) == 1:
+        known = f"in guests of 1 page no write is lost in any of {counts[0]:,} states"
+    elif counts:
+        known = (
+            f"in guests of 1 to {len(counts)} pages no write is lost in any of "
+            f"{sum(counts):,} states"
+        )
+    return (
+        f"{_size(search.bounds.memory)} are full with {search.states:,} states of guests of "
+        f"{search.pages} pages, {search.depth} steps deep, {search.waiting:,} of them yet to be "
+        f"followed; {known}; all guests of {_states(search.pages, expected)} or more: allow more "
+        "with --memory, or ask for fewer pages, reports or steps"
+    )
+
+
+def _states(pages: int, count: int) -> str:
+    return f"{pages} pages take about {count:,} states, {_size(count * BYTES_PER_STATE)}"
+
+
+def _size(number: int) -> str:
+    return f"{max(number >> 20, 1):,} MiB"

@@ -14,7 +14,14 @@ from typing import Literal, Protocol
 from replay.memory import Words
 from replay.policies import Fate
 from replay.strategies import Strategy
+from tracer.errors import FloodError
 from tracer.rows import Int64s
+
+#: More reports than this in one replay, or outstanding or asked for at one instant, are refused:
+#: a policy that asks without end would take all time and memory. (QEMU's largest virtqueue holds
+#: 1024 elements.)
+MOST_REPORTS = 1_000_000
+MOST_AT_ONCE = 4096
 
 
 class Stage(IntEnum):
@@ -106,7 +113,18 @@ class Hinting:
         self.done = 0
 
     def request(self, now: int) -> Report:
-        """Ask the guest for a report."""
+        """Ask the guest for a report; raises FloodError where that has no end."""
+        made, waiting = len(self.reports), len(self.outstanding)
+        if made >= MOST_AT_ONCE and (
+            made >= MOST_REPORTS
+            or waiting >= MOST_AT_ONCE
+            or self.reports[-MOST_AT_ONCE].requested_ns == now
+        ):
+            raise FloodError(
+                f"strategy {self._strategy.name} floods the guest: {made:,} reports asked for "
+                f"within {now / 1_000_000:,.3f} ms, {waiting:,} of them outstanding; let it ask "
+                "less often, or handle later (a longer --hint-interval where it goes by that)"
+            )
         report = Report(len(self.reports), now, self._host, self._host.syncs)
         self.reports.append(report)
         self.outstanding.append(report)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -400,6 +401,128 @@ def test_strategies(cli):
     assert [one["name"] for one in told] == list(registered())
     tagged = next(one for one in told if one["name"] == "hint-tagged")
     assert (tagged["request"], tagged["accept"], tagged["hold"]) == ("every-sync", "tagged", "done")
+
+
+OWN = """\
+from replay.policies import Accept, Fate
+
+class Never(Accept):
+    def when_due(self, report):
+        return Fate.DROP
+
+class Broken(Accept):
+    def when_due(self, report):
+        print("a word")
+        raise ValueError("no luck\\nat all")
+
+class Loses(Accept):
+    \"\"\"Handles all.\"\"\"
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    (folder / "mine.py").write_text(OWN)
+    return "my files/mine.py"
+
+
+def test_strategies_of_ones_own_stand_beside_the_others(cli, tmp_path, own):
+    path = race(tmp_path / "race.trace")
+    names = ("-s", "precopy", "-s", f"{own}:Never", "-s", f"{own}:Loses")
+    code, out, err = cli("replay", path, *names)
+    assert (code, err) == (0, "")
+    for part in ("Never", "Loses loses page 60", "precopy"):
+        assert part in out
+    code, out, err = cli("replay", path, *names, "--json", "-o", "out")
+    assert code == 0
+    assert [row["strategy"] for row in json.loads(out)] == ["precopy", "Never", "Loses"]
+    results = pq.read_table("out/results.parquet")
+    assert results["strategy"].to_pylist() == ["precopy", "Never", "Loses"]
+    code, out, err = cli("strategies", "hint-wait", f"{own}:Loses", "--json")
+    first, second = json.loads(out)
+    assert (first["name"], second["name"]) == ("hint-wait", "Loses")
+    assert second["origin"] == f"Handles all. ({own}:Loses)"
+    assert (second["request"], second["accept"]) == ("once", "Loses")
+    assert cli("strategies", f"{own}:Loses")[1].count("Loses") == 3
+
+
+def test_one_strategy_given_twice_is_one_and_two_of_a_name_are_refused(cli, tmp_path, own):
+    path = race(tmp_path / "race.trace")
+    _, out, _ = cli("replay", path, "-s", f"{own}:Never", "-s", f"{own}:Never", "--json")
+    assert len(json.loads(out)) == 1
+    (tmp_path / "other.py").write_text(OWN)
+    both = ("-s", f"{own}:Never", "-s", "other.py:Never")
+    refused(cli("replay", path, *both), 2, f"{own}:Never and other.py:Never", "rename one")
+
+
+@pytest.mark.parametrize("command", ["replay race.trace -s", "prove", "strategies", "conform"])
+def test_a_strategy_file_that_is_none(cli, tmp_path, own, command):
+    race(tmp_path / "race.trace")
+    words = command.split()
+    refused(cli(*words, "nowhere.py:X"), 2, "nowhere.py: no such file")
+    refused(cli(*words, f"{own}:Nevr"), 2, f"{own} defines no Nevr", "Never")
+    (tmp_path / "bad.py").write_text("x = 1\ny = x +\n")
+    refused(cli(*words, "bad.py:X"), 2, "bad.py:2: SyntaxError", "`y = x +`")
+    (tmp_path / "worse.py").write_text("def f():\n    return {}['x']\nX = f()\n")
+    refused(cli(*words, "worse.py:X"), 2, "worse.py:2 in f: KeyError: 'x'", "return {}['x']")
+
+
+def test_a_policy_that_raises_is_named_with_its_line(cli, tmp_path, own):
+    path = race(tmp_path / "race.trace")
+    for words in (("replay", path, "-s"), ("prove",)):
+        code, out, err = cli(*words, f"{own}:Broken")
+        assert (code, out) == (2, "")
+        *printed, said = err.splitlines()
+        assert set(printed) == {"a word"}
+        assert said == (
+            f"dirtylog: error: {own}:10 in when_due: ValueError: no luck at all; the line reads "
+            '`raise ValueError("no luck\\nat all")`'
+        )
+
+
+def test_prove_a_strategy_of_ones_own(cli, own):
+    code, out, err = cli("prove", f"{own}:Never", "--pages", "2")
+    assert (code, err) == (0, "")
+    code, out, err = cli("prove", f"{own}:Loses", "--trace", "lost.trace")
+    assert code == 5
+    assert err == f"dirtylog: error: {own}:Loses can lose a write\n"
+    (line,) = [line for line in out.splitlines() if line.startswith("  dirtylog replay")]
+    code, out, _ = cli(*shlex.split(line)[1:], "--json")
+    assert (code, json.loads(out)[0]["lost"]) == (0, 1)
+
+
+def test_prove_stops_where_the_memory_is_full(cli):
+    code, out, err = cli("prove", "hint-first-pass", "--memory", "1MiB")
+    assert (code, out) == (2, "")
+    estimate, stop = err.splitlines()
+    assert "guests of 3 pages take about 3" in estimate
+    assert "1 MiB are full" in stop
+    assert "in guests of 1 to 2 pages no write is lost in any of" in stop
+    refused(cli("prove", "precopy", "--memory", "lots"), 2, "--memory: 'lots' is no size")
+    refused(cli("prove", "precopy", "--memory", "1B"), 2, "memory 1 bytes: wanted")
+    refused(cli("prove", "precopy", "--memory", "1000TiB"), 2, "that this machine has")
+
+
+def test_conform(cli, tmp_path, own):
+    code, out, err = cli("conform", f"{own}:Never", "--guests", "5", "--trace", "a.trace")
+    assert code == 0
+    assert err == "dirtylog: a.trace: not written, as there is no guest on which it fails\n"
+    assert out.count("  pass  ") == 8
+    assert max(map(len, out.splitlines())) <= 80
+    code, out, err = cli("conform", f"{own}:Broken", "--guests", "9", "--trace", "a.trace")
+    assert code == 5
+    assert f"{own}:10 in when_due: ValueError" in " ".join(out.split())
+    assert err.endswith(f"error: {own}:Broken does not hold to what every strategy must\n")
+    (line,) = [line for line in out.splitlines() if line.startswith("  dirtylog replay")]
+    code, _, err = cli(*shlex.split(line)[1:])
+    assert (code, f"{own}:10 in when_due" in err) == (2, True)
+    code, out, _ = cli("conform", f"{own}:Broken", "--guests", "3", "--json")
+    told = json.loads(out)
+    assert (code, told["conforms"], told["guests"]) == (5, False, 3)
+    assert [one["property"] for one in told["properties"] if one["failed"]] == ["answers"]
+    refused(cli("conform", "precopy", "--guests", "0"), 2, "at least 1")
 
 
 LOG = """\

@@ -17,6 +17,18 @@ class UsageError(DirtylogError):
     exit_code = 2
 
 
+class PolicyError(UsageError):
+    """A user's own policy that cannot be loaded, raises, or answers what it was not asked."""
+
+
+class ImpureError(PolicyError):
+    """A user's own policy that answers from more than it is given."""
+
+
+class FloodError(UsageError):
+    """A strategy that asks for reports without end."""
+
+
 class TraceError(DirtylogError):
     """A trace or a recording that is missing, cut short, corrupt or none at all."""
 

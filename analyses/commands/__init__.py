@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from analyses.commands.accuracy import accuracy
+from analyses.commands.conform import conform
 from analyses.commands.explain import explain
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
@@ -50,6 +51,7 @@ app.command("replay", context_settings=_SETTINGS)(replay)
 app.command("explain", context_settings=_SETTINGS)(explain)
 app.command("info", context_settings=_SETTINGS)(info)
 app.command("prove", context_settings=_SETTINGS)(prove)
+app.command("conform", context_settings=_SETTINGS)(conform)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)

@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from replay.parameters import Parameters
 
 OneTrace = Annotated[Path, typer.Argument(metavar="TRACE", help="Trace directory.")]
+_NAMED = "`dirtylog strategies` lists them; FILE.py:NAME is one of your own (this runs the file)."
 OneStrategy = Annotated[
-    str,
+    str, typer.Option("--strategy", "-s", metavar="NAME", help=f"Strategy; {_NAMED}")
+]
+StrategyArgument = Annotated[str, typer.Argument(metavar="NAME", help=f"Strategy; {_NAMED}")]
+Strategies = Annotated[
+    list[str] | None,
     typer.Option(
-        "--strategy", "-s", metavar="NAME", help="Strategy; `dirtylog strategies` lists them."
+        "--strategy",
+        "-s",
+        metavar="NAME",
+        show_default="all that the trace has data for",
+        help=f"Strategy to replay, can be repeated; {_NAMED}",
     ),
 ]
 HintClearsLog = Annotated[

@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from analyses.commands import units
 from analyses.commands.choices import GuestHold, LogMode, RequestAxis, metavar
-from analyses.commands.options import HintClearsLog
-
-if TYPE_CHECKING:
-    from analyses.enactment import Enactment
+from analyses.commands.options import HintClearsLog, StrategyArgument
 
 
 def prove(
-    strategy: Annotated[
-        str, typer.Argument(metavar="NAME", help="Strategy; `dirtylog strategies` lists them.")
-    ],
+    strategy: StrategyArgument,
     pages: Annotated[int, typer.Option(metavar="N", help="Search guests of 1 up to N pages.")] = 3,
     reports: Annotated[
         int, typer.Option(metavar="N", help="Follow courses with up to N reports outstanding.")
@@ -60,9 +56,13 @@ def prove(
             help="Let the guest run from snapshot to handling though the strategy stops it.",
         ),
     ] = False,
-    max_states: Annotated[
-        int, typer.Option(metavar="N", help="Give up beyond so many states.")
-    ] = 2_000_000,
+    memory: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Stop where the states take more, and say what is known by then: MB, GiB, ...",
+        ),
+    ] = "1GiB",
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -84,14 +84,16 @@ def prove(
     """
     from analyses.commands.compiling import announce_compilation  # noqa: PLC0415 - heavy
     from analyses.interleavings import Bounds  # noqa: PLC0415
+    from analyses.outputs import write_trace  # noqa: PLC0415
     from analyses.proof import prove as search  # noqa: PLC0415
     from analyses.proof import setting_of  # noqa: PLC0415
     from analyses.render.proof import show  # noqa: PLC0415
-    from analyses.render.terminal import Page, emit, remark  # noqa: PLC0415
+    from analyses.render.terminal import Bar, Page, emit, remark  # noqa: PLC0415
     from replay.kernels import sweep  # noqa: PLC0415
     from replay.parameters import Parameters  # noqa: PLC0415
     from tracer.errors import CheckError  # noqa: PLC0415
 
+    bounds = Bounds(pages, reports, steps, units.size(memory, "--memory"))
     axis = None if request is None else request.value
     setting = setting_of(strategy, axis, guest_runs=guest_runs)
     setting = replace(
@@ -101,10 +103,11 @@ def prove(
         hint_clears_log=hint_clears_log,
     )
     announce_compilation(sweep)
-    proof = search(setting, Bounds(pages, reports, steps, max_states), guest_runs=guest_runs)
+    with Bar() as bar:
+        proof = search(setting, bounds, guest_runs=guest_runs, watch=bar, remark=remark)
     written = trace if proof.enactment is not None else None
     if written is not None and proof.enactment is not None:
-        _write(written, proof.enactment, force=force)
+        write_trace(written, proof.enactment.trace.meta, proof.enactment.tables, force=force)
     elif trace is not None:
         remark(f"{trace}: not written, as there is nothing that a replay could confirm")
     if as_json:
@@ -113,12 +116,3 @@ def prove(
         show(proof, Page(), None if written is None else str(written))
     if proof.course is not None:
         raise CheckError(f"{strategy} can lose a write")
-
-
-def _write(path: Path, enactment: Enactment, *, force: bool) -> None:
-    from tracer.writer import TraceWriter  # noqa: PLC0415 - heavy
-
-    with TraceWriter(path, force=force) as writer:
-        for name, rows in enactment.tables.items():
-            writer.append(name, rows)
-        writer.finish(enactment.trace.meta)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands.options import Anyway, ReplayOptions, with_replay_options
+from analyses.commands.options import Anyway, ReplayOptions, Strategies, with_replay_options
 
 if TYPE_CHECKING:
     from replay.parameters import Parameters
@@ -19,16 +19,7 @@ if TYPE_CHECKING:
 def replay(
     *,
     traces: Annotated[list[Path], typer.Argument(metavar="TRACE", help="Trace directories.")],
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--strategy",
-            "-s",
-            metavar="NAME",
-            show_default="all that the trace has data for",
-            help="Strategy to replay, can be repeated; `dirtylog strategies` lists them.",
-        ),
-    ] = None,
+    strategy: Strategies = None,
     options: ReplayOptions,
     anyway: Anyway = False,
     output: Annotated[

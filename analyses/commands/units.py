@@ -8,6 +8,7 @@ from typing import NoReturn
 
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _RATE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?(?P<unit>B|bit)/s")
+_SIZE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?B")
 _DURATION = re.compile(_NUMBER + r" ?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|min)")
 
 _SIZE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?B")
@@ -52,6 +53,22 @@ def bandwidth(text: str, option: str) -> int:
     return int(value)
 
 
+def size(text: str, option: str) -> int:
+    """Return bytes for a text like 1GiB or 500MB; `option` is for the error.
+
+    Prefixes are those of `bandwidth`. Raises UsageError for anything else, and for what is no whole
+    number of bytes.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    examples = "like 1GiB, 500MB or 64KiB"
+    if found is None:
+        _refuse(f"{option}: {text!r} is no size; write a number and a unit {examples}")
+    value = Fraction(found["number"]) * _PREFIXES[found["prefix"]]
+    if value.denominator != 1:
+        _refuse(f"{option}: {text!r} is no whole number of bytes; write it {examples}")
+    return int(value)
+
+
 def duration(text: str, option: str) -> int:
     """Return ns for a text like 300ms, 1.5s or 0; `option` is for the error.
 
@@ -67,18 +84,6 @@ def duration(text: str, option: str) -> int:
     value = Fraction(found["number"]) * _TIMES[found["unit"]]
     if value.denominator != 1:
         _refuse(f"{option}: {text!r} is no whole number of ns; write it {examples}")
-    return int(value)
-
-
-def size(text: str, option: str) -> int:
-    """Return bytes for a text like 256GiB, 64MB or 4096B; `option` is for the error.
-
-    Raises UsageError for anything else, and for what is no whole number of bytes.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    value = Fraction(found["number"]) * _PREFIXES[found["prefix"]] if found else Fraction(1, 2)
-    if value.denominator != 1:
-        _refuse(f"{option}: {text!r} is no size; write a number and a unit like 256GiB or 64MiB")
     return int(value)
 
 

@@ -7,6 +7,7 @@ from rich.text import Text
 from analyses.enactment import Enactment
 from analyses.proof import Proof
 from analyses.render.grid import labelled
+from analyses.render.invocation import replay_command
 from analyses.render.story import legend, timeline
 from analyses.render.tables import STYLES
 from analyses.render.terminal import Page
@@ -34,21 +35,7 @@ def show(proof: Proof, page: Page, path: str | None = None) -> None:
 
 def command(proof: Proof, enactment: Enactment, path: str) -> str:
     """Return the command that replays the counterexample."""
-    parameters = enactment.parameters
-    words = [
-        f"dirtylog replay {path} -s {proof.setting.strategy.name}",
-        f"--bandwidth {parameters.bandwidth}B/s --downtime-limit 0",
-        f"--max-rounds {parameters.max_rounds} --log-mode {parameters.log_mode}",
-        f"--guest-hold {parameters.guest_hold} --request-delay {parameters.request_delay_ns}ns",
-        f"--report-delay {parameters.report_delay_ns}ns",
-        f"--handle-delay {parameters.handle_delay_ns}ns",
-        f"--hint-interval {parameters.hint_interval_ns}ns",
-    ]
-    if parameters.request is not None:
-        words.append(f"--request {parameters.request}")
-    if not parameters.hint_clears_log:
-        words.append("--no-hint-clears-log")
-    return " ".join(words)
+    return replay_command(path, proof.setting.strategy, enactment.parameters)
 
 
 def _searched(proof: Proof) -> str:

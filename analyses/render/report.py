@@ -111,7 +111,7 @@ def _hints(parameters: Parameters, strategies: Sequence[Strategy]) -> str:
     )
     if parameters.request is not None:
         said += f", requested {parameters.request}"
-    if any(s.request is not None and s.request.name in ("periodic", "resubmit")
+    if any(s.request is not None and s.request.name not in ("once", "every-sync")
            for s in strategies):  # fmt: skip
         said += f", interval {setting(parameters.hint_interval_ns)}"
     if parameters.min_order:

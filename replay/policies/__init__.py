@@ -6,7 +6,7 @@ interleavings, asks the same questions.
 """
 
 from replay.policies.always import Always
-from replay.policies.base import Accept, Fate, ReportView, Request
+from replay.policies.base import Accept, Fate, Policy, ReportView, Request, View
 from replay.policies.every_sync import EverySync
 from replay.policies.first_pass import FirstPass
 from replay.policies.flush import Flush
@@ -21,6 +21,12 @@ REQUESTS: dict[str, type[Request]] = {
     policy.name: policy for policy in (Once, EverySync, Periodic, Resubmit)
 }
 
+
+def axis_of(request: Request) -> str | None:
+    """Return what `--request` calls a policy, None for one of the user's own."""
+    return request.name if type(request) is REQUESTS.get(request.name) else None
+
+
 __all__ = [
     "REQUESTS",
     "Accept",
@@ -32,8 +38,11 @@ __all__ = [
     "FlushBefore",
     "Once",
     "Periodic",
+    "Policy",
     "ReportView",
     "Request",
     "Resubmit",
     "Tagged",
+    "View",
+    "axis_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from analyses.interleavings import Bounds, Search, Setting
 from analyses.proof import prove, setting_of
 from analyses.render.proof import command, show
 from analyses.render.terminal import Page
-from replay.policies import Accept, Fate, Once
+from replay.policies import Accept, Always, Fate, FirstPass, Once, Request
 from replay.strategies import Strategy, registered
 from tests.test_hint_races import NEVER
 from tracer.errors import UsageError
@@ -96,32 +97,108 @@ def test_the_shortest_course_comes_first():
 
 
 def test_a_bound_too_large_is_refused():
-    with pytest.raises(UsageError, match=r"more than 100 states .* nothing proved"):
-        _proof("hint-tagged", max_states=100)
-    for bounds in ({"pages": 0}, {"pages": 99}, {"reports": 0}, {"steps": 0}):
+    for bounds in ({"pages": 0}, {"pages": 99}, {"reports": 0}, {"steps": 0}, {"memory": 1 << 60}):
         with pytest.raises(UsageError, match="wanted"):
             Bounds(**bounds)
 
 
 class _Late(Accept):
-    name = "late"
-
     def when_due(self, report):
         return Fate.DROP if report.requested_ns > 5 else Fate.HANDLE
 
 
-class _Lazy(Accept):
-    name = "lazy"
+class _FarBack(Accept):
+    def when_due(self, report):
+        return Fate.DROP if report.syncs_since_request > 8 else Fate.HANDLE
+
+
+@pytest.mark.parametrize(("accept", "why"), [(_Late(), "no times"), (_FarBack(), "more than 8")])
+def test_a_policy_that_sees_more_than_the_search_is_refused(accept, why):
+    strategy = Strategy("mine", "a test", request=Once(), accept=accept)
+    with pytest.raises(UsageError, match=f"mine.*{accept.name}.*{why}"):
+        prove(Setting(strategy), Bounds())
+
+
+class _Older(Accept):
+    """Drops a report that is more than so many syncs old."""
+
+    def __init__(self, syncs):
+        self.syncs = syncs
 
     def when_due(self, report):
-        return Fate.DROP if report.syncs_since_request > 1 else Fate.HANDLE
+        return Fate.DROP if report.syncs_since_request > self.syncs else Fate.HANDLE
 
 
-@pytest.mark.parametrize("accept", [_Late(), _Lazy()])
-def test_a_policy_that_sees_more_than_the_search_is_refused(accept):
-    strategy = Strategy("mine", "a test", request=Once(), accept=accept)
-    with pytest.raises(UsageError, match=f"mine.*{accept.name}.*prove knows only"):
-        prove(Setting(strategy), Bounds())
+def test_a_policy_may_count_syncs():
+    """Looking for a sync is hint-first-pass; from one sync too many on, a page is lost."""
+    verdicts, states = [], []
+    for syncs in (0, 1, 2, 7):
+        strategy = Strategy("mine", "a test", request=Once(), accept=_Older(syncs))
+        proof = prove(Setting(strategy), Bounds(pages=2))
+        verdicts.append(proof.verdict)
+        states.append(proof.states)
+        assert (proof.enactment is None) == (syncs == 0), "confirmed by a replay"
+    assert verdicts == ["proved", "refuted", "refuted", "refuted"]
+    like_first_pass = replace(strategy, accept=FirstPass())
+    assert states[0] == prove(Setting(like_first_pass), Bounds(pages=2)).states
+
+
+class _Ripe(Accept):
+    """Handles a report only when so many syncs have come since its request."""
+
+    def __init__(self, syncs):
+        self.syncs = syncs
+
+    def when_due(self, report):
+        return Fate.HANDLE if report.syncs_since_request >= self.syncs else Fate.DROP
+
+
+@pytest.mark.parametrize("syncs", [1, 2, 3])
+def test_as_many_syncs_are_told_apart_as_the_policy_does(syncs):
+    strategy = Strategy("mine", "a test", request=Once(), accept=_Ripe(syncs))
+    proof = prove(Setting(strategy), Bounds(pages=2))
+    assert proof.verdict == "refuted"
+    kinds = [kind for kind, _ in proof.course.labels]
+    assert kinds[: kinds.index("consume")].count("sync") == syncs
+    assert proof.enactment is not None
+
+
+class _Spread(Request):
+    """Asks at every second multiple of the interval."""
+
+    def next_tick(self, now, interval_ns):
+        return (now // (2 * interval_ns) + 1) * 2 * interval_ns
+
+
+def test_ticks_of_ones_own_are_put_on_the_clock():
+    strategy = Strategy("mine", "a test", request=_Spread(), accept=Always(), start="wait")
+    proof = prove(Setting(strategy), Bounds(pages=2))
+    assert proof.verdict == "refuted"
+    assert "request" in {kind for kind, _ in proof.course.labels}, "it takes a tick"
+    assert proof.enactment is not None
+
+
+def test_it_stops_where_the_memory_is_full():
+    said, told = [], []
+    setting = setting_of("hint-first-pass")
+    with pytest.raises(UsageError) as caught:
+        prove(
+            setting,
+            Bounds(memory=1 << 20),
+            watch=lambda *far: told.append(far),
+            remark=said.append,
+        )
+    assert re.search(r"1 MiB are full with 2,62\d states of guests of 3 pages", str(caught.value))
+    known = sum(prove(setting, Bounds(pages=n)).states for n in (2,))
+    assert f"in guests of 1 to 2 pages no write is lost in any of {known:,} states" in str(
+        caught.value
+    )
+    (estimate,) = said
+    whole = prove(setting, Bounds()).states - known
+    expected = int(re.search(r"about ([\d,]+) states", estimate)[1].replace(",", ""))
+    assert 0.5 < expected / whole < 1.5
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert {total for _, _, total in told} == {expected}
 
 
 def test_a_strategy_of_ones_own():

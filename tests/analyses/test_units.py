@@ -53,7 +53,7 @@ def test_a_fraction_is_exact_or_refused(number, unit):
 
 @given(st.text(max_size=12))
 def test_anything_else_is_refused_in_one_line(text):
-    for read in (units.bandwidth, units.duration):
+    for read in (units.bandwidth, units.duration, units.size):
         try:
             said = read(text, "--option")
         except UsageError as error:
@@ -65,6 +65,11 @@ def test_anything_else_is_refused_in_one_line(text):
 
 
 def test_examples():
+    assert units.size("1GiB", "") == 1 << 30
+    assert units.size("1.5 kB", "") == 1500
+    assert units.size("7B", "") == 7
+    with pytest.raises(UsageError, match="no whole number of bytes"):
+        units.size("1.5B", "--memory")
     assert units.bandwidth("1.5Gbit/s", "") == 187_500_000
     assert units.bandwidth("64 MiB/s", "") == 64 << 20
     assert units.bandwidth("8bit/s", "") == 1

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from analyses.conformance import conforms
 from replay.parameters import Parameters
 from replay.replay import replay
 from replay.strategies import registered, strategy
 from tests.bridge import as_trace
-from tests.conformance import check
 from tests.reference import COMPOSITIONS, ReferenceTrace
 from tracer import UsageError
 
 
 @pytest.mark.parametrize("name", list(registered()))
 def test_conformance(name):
-    check(strategy(name))
+    conforms(strategy(name), cases=60)
 
 
 def test_the_named_strategies_are_the_models():
