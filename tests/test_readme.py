@@ -12,7 +12,7 @@ from analyses.commands import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-REPORT = re.compile(r"<!-- report: (.*) -->\n```text\n(.*?)```", re.DOTALL)
+REPORT = re.compile(r"<!-- report: ([^\n]*) -->\n```text\n(.*?)```", re.DOTALL)
 
 
 def test_the_report_is_the_programs(monkeypatch):

@@ -14,9 +14,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from analyses.commands.accuracy import accuracy
+from analyses.commands.hazards import hazards
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.prove import prove
+from analyses.commands.repair import repair
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
 
@@ -46,6 +48,8 @@ app = _app("Replay live-migration strategies over traces of dirty pages and free
 app.command("replay", context_settings=_SETTINGS)(replay)
 app.command("info", context_settings=_SETTINGS)(info)
 app.command("prove", context_settings=_SETTINGS)(prove)
+app.command("hazards", context_settings=_SETTINGS)(hazards)
+app.command("repair", context_settings=_SETTINGS)(repair)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)

@@ -21,7 +21,13 @@ REQUESTS: dict[str, type[Request]] = {
     policy.name: policy for policy in (Once, EverySync, Periodic, Resubmit)
 }
 
+#: Accept policies by name.
+ACCEPTS: dict[str, type[Accept]] = {
+    policy.name: policy for policy in (Always, FirstPass, Flush, FlushBefore, Tagged)
+}
+
 __all__ = [
+    "ACCEPTS",
     "REQUESTS",
     "Accept",
     "Always",
