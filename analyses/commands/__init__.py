@@ -16,10 +16,12 @@ import typer
 from analyses.commands.accuracy import accuracy
 from analyses.commands.conform import conform
 from analyses.commands.explain import explain
+from analyses.commands.hazards import hazards
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.prove import prove
 from analyses.commands.recording import record_migration, sampler
+from analyses.commands.repair import repair
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
 from analyses.commands.synth import synth
@@ -52,6 +54,8 @@ app.command("explain", context_settings=_SETTINGS)(explain)
 app.command("info", context_settings=_SETTINGS)(info)
 app.command("prove", context_settings=_SETTINGS)(prove)
 app.command("conform", context_settings=_SETTINGS)(conform)
+app.command("hazards", context_settings=_SETTINGS)(hazards)
+app.command("repair", context_settings=_SETTINGS)(repair)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)

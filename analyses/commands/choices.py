@@ -49,6 +49,15 @@ class RequestAxis(StrEnum):
     resubmit = "resubmit"
 
 
+class Varied(StrEnum):
+    """What hazards varies."""
+
+    report_delay = "report-delay"
+    request_delay = "request-delay"
+    handle_delay = "handle-delay"
+    bandwidth = "bandwidth"
+
+
 class Compression(StrEnum):
     """How a trace's files are compressed."""
 

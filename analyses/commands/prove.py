@@ -13,6 +13,9 @@ from analyses.commands import units
 from analyses.commands.choices import GuestHold, LogMode, RequestAxis, metavar
 from analyses.commands.options import HintClearsLog, StrategyArgument
 
+#: A repair whose proof takes more memory (bytes) is left to `dirtylog repair`.
+_REPAIR_MEMORY = 40_000_000
+
 
 def prove(
     strategy: StrategyArgument,
@@ -72,6 +75,13 @@ def prove(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
+    offer_repairs: Annotated[
+        bool,
+        typer.Option(
+            "--repairs/--no-repairs",
+            help="After a refutation search for the nearest strategies that are proved.",
+        ),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object instead.")
     ] = False,
@@ -88,7 +98,9 @@ def prove(
     from analyses.proof import prove as search  # noqa: PLC0415
     from analyses.proof import setting_of  # noqa: PLC0415
     from analyses.render.proof import show  # noqa: PLC0415
+    from analyses.render.repair import offer  # noqa: PLC0415
     from analyses.render.terminal import Bar, Page, emit, remark  # noqa: PLC0415
+    from analyses.repair import repairs  # noqa: PLC0415
     from replay.kernels import sweep  # noqa: PLC0415
     from replay.parameters import Parameters  # noqa: PLC0415
     from tracer.errors import CheckError  # noqa: PLC0415
@@ -110,9 +122,20 @@ def prove(
         write_trace(written, proof.enactment.trace.meta, proof.enactment.tables, force=force)
     elif trace is not None:
         remark(f"{trace}: not written, as there is nothing that a replay could confirm")
+    near = None
+    if proof.course is not None and offer_repairs:
+        # Within a smaller bound than the default more would pass for a repair than is one.
+        wide = Bounds()
+        near = repairs(
+            setting,
+            Bounds(max(pages, wide.pages), max(reports, wide.reports), None, _REPAIR_MEMORY),
+        )
     if as_json:
-        emit(json.dumps(proof.to_dict(), indent=2) + "\n")
+        rows = [] if near is None else [repair.to_dict() for repair in near.found]
+        emit(json.dumps({**proof.to_dict(), "repairs": rows}, indent=2) + "\n")
     else:
         show(proof, Page(), None if written is None else str(written))
+        if near is not None:
+            offer(near, Page())
     if proof.course is not None:
         raise CheckError(f"{strategy} can lose a write")

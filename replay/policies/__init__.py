@@ -21,6 +21,11 @@ REQUESTS: dict[str, type[Request]] = {
     policy.name: policy for policy in (Once, EverySync, Periodic, Resubmit)
 }
 
+#: Accept policies by name.
+ACCEPTS: dict[str, type[Accept]] = {
+    policy.name: policy for policy in (Always, FirstPass, Flush, FlushBefore, Tagged)
+}
+
 
 def axis_of(request: Request) -> str | None:
     """Return what `--request` calls a policy, None for one of the user's own."""
@@ -28,6 +33,7 @@ def axis_of(request: Request) -> str | None:
 
 
 __all__ = [
+    "ACCEPTS",
     "REQUESTS",
     "Accept",
     "Always",

@@ -1,0 +1,79 @@
+"""What a repair costs on a trace: the strategy as it is, each repair, and plain pre-copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from analyses.repair import Repair
+from replay.parameters import Parameters
+from replay.replay import replay
+from replay.result import Result
+from replay.strategies import Strategy, strategy
+from tracer.trace import Trace
+
+#: Told what is being replayed, how many replays are done and how many there are in all.
+Tell = Callable[[str, int, int], None]
+
+_COUNTED = ("pages_sent", "zero_pages_sent", "wire_bytes", "total_ns", "downtime_ns")
+
+
+@dataclass(frozen=True)
+class Price:
+    """One replay of the trace in its leading scenario.
+
+    repair: None for the strategy as it is and for precopy. result.strategy tells those apart.
+    """
+
+    repair: Repair | None
+    result: Result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        row = self.result.to_dict()
+        return {
+            **({"changes": [], "states": None} if self.repair is None else self.repair.to_dict()),
+            **{
+                name: row[name]
+                for name in ("strategy", "scenario", "verdict", "completed", "lost", *_COUNTED)
+            },
+        }
+
+
+def prices(
+    trace: Trace,
+    chosen: Strategy,
+    parameters: Parameters,
+    found: Sequence[Repair],
+    tell: Tell | None = None,
+) -> list[Price]:
+    """Replay precopy, the strategy as it is and every repair; the cheapest repair comes first.
+
+    trace: validated. Cheap is what sends few pages, then what is over soon; replays without a
+    switchover come last.
+    """
+    works: list[tuple[Repair | None, Strategy, Parameters]] = [
+        (None, strategy("precopy"), parameters),
+        (None, chosen, parameters),
+    ]
+    for repair in found:
+        changed = replace(
+            parameters,
+            # The axis is chosen already.
+            request=None,
+            guest_hold=repair.setting.hold,
+            hint_clears_log=repair.setting.hint_clears_log,
+        )
+        works.append((repair, repair.setting.strategy, changed))
+    done = []
+    for number, (made, one, with_) in enumerate(works):
+        if tell is not None:
+            tell(f"{trace.name}: {one.name}", number, len(works))
+        done.append(Price(made, replay(trace, one, with_)[0].result))
+    return [*done[:2], *sorted(done[2:], key=_cheap)]
+
+
+def _cheap(price: Price) -> tuple[bool, int, int]:
+    result = price.result
+    return not result.completed, result.pages_sent, result.total_ns
