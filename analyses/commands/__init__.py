@@ -14,8 +14,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from analyses.commands.accuracy import accuracy
+from analyses.commands.import_events import (
+    import_ftrace,
+    import_kmem,
+    import_lackey,
+    import_simpletrace,
+)
+from analyses.commands.import_images import (
+    import_bitmaps,
+    import_criu,
+    import_firecracker,
+    import_page_ranges,
+)
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
+from analyses.commands.programs import programs
 from analyses.commands.prove import prove
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
@@ -49,6 +62,15 @@ app.command("prove", context_settings=_SETTINGS)(prove)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
+_importers.command("simpletrace", context_settings=_SETTINGS)(import_simpletrace)
+_importers.command("ftrace", context_settings=_SETTINGS)(import_ftrace)
+_importers.command("kmem", context_settings=_SETTINGS)(import_kmem)
+_importers.command("bitmaps", context_settings=_SETTINGS)(import_bitmaps)
+_importers.command("firecracker", context_settings=_SETTINGS)(import_firecracker)
+_importers.command("criu", context_settings=_SETTINGS)(import_criu)
+_importers.command("page-ranges", context_settings=_SETTINGS)(import_page_ranges)
+_importers.command("lackey", context_settings=_SETTINGS)(import_lackey)
+_importers.command("programs", context_settings=_SETTINGS)(programs)
 app.add_typer(_importers, name="import")
 app.command("strategies", context_settings=_SETTINGS)(strategies)
 
