@@ -79,6 +79,7 @@ def import_firecracker(
         ),
     ] = None,
     times: EpochTimes = None,
+    unit: NameUnit = "1s",
     interval: Interval = None,
     blocks: Blocks = None,
     page_size: PageSize = 4096,
@@ -93,7 +94,7 @@ def import_firecracker(
     """
     from tracer.readers import import_firecracker as make  # noqa: PLC0415 - heavy
 
-    length = time_or_none(interval, "--interval")
+    length, step = time_or_none(interval, "--interval"), duration(unit, "--unit")
     run_import(
         "reading snapshots",
         lambda progress: make(
@@ -101,6 +102,7 @@ def import_firecracker(
             out=output,
             base=base,
             times=None if times is None else times.value,
+            unit_ns=step,
             interval_ns=length,
             blocks=blocks or (),
             page_size=page_size,

@@ -124,6 +124,16 @@ def test_slots_and_blocks(tmp_path):
     assert [page for _, page in written(without)] == [5, 256 + 3, 512]
 
 
+def test_slots_of_the_second_address_space_show_the_same_memory(tmp_path):
+    text = push(0, 5) + push(1, 7, slot=65536)
+    report = run(tmp_path, text)
+    assert any("address space 1 (SMM)" in note for note in report.notes)
+    slots = ["0:0:64", "65536:0:64"]
+    trace = opened(run(tmp_path, text, slots=slots, blocks=["ram:0:64"]).out)
+    assert written(trace) == [(US, 5), (2 * US, 7)]
+    assert trace.meta.pages == 64
+
+
 def test_pages_outside_the_slots_are_refused_with_their_line(tmp_path):
     text = push(0, 5) + push(1, 0xA0)
     refused(tmp_path, text, "line 2", "page 0xa0 of slot 0", "--slot", slots=["0:0:0xa0"])

@@ -207,6 +207,13 @@ def test_diff_snapshots_alone(tmp_path, holes):
     assert any("lost their holes" in note for note in report.notes)
 
 
+def test_snapshots_named_by_their_times(tmp_path, holes):
+    files = [snapshot(tmp_path / f"mem-{ms}.diff", 16, {ms: 1}) for ms in (3, 5, 9)]
+    call = {"times": "names", "unit_ns": MS}
+    trace = opened(import_firecracker(files, out=tmp_path / "t.trace", **call).out)
+    assert written(trace) == [(2 * MS, 3), (4 * MS, 5), (8 * MS, 9)]
+
+
 def test_snapshots_that_are_none(tmp_path):
     snapshot(tmp_path / "a", 16, {1: 1}, at=5)
     snapshot(tmp_path / "b", 17, {1: 1}, at=6)

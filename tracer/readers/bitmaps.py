@@ -70,7 +70,10 @@ def import_bitmaps(
         job.place(given, len(first))
         ends = epoch_ends(files, times, unit_ns=10**9 if dpt else unit_ns, interval_ns=interval_ns)
         if dpt and len(files) > 1 and _full(first):
-            job.notes.append(f"{files[0]} has every bit set, as when Qemu-DPT starts: time zero")
+            job.notes.append(
+                f"{files[0]} has every bit set, as when Qemu-DPT starts: time zero; names tell "
+                "whole seconds, and the last file's may be one too late"
+            )
             zero = ends.pop(0)
             files = files[1:]
         else:

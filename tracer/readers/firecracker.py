@@ -35,6 +35,7 @@ def import_firecracker(
     out: str | Path,
     base: str | Path | None = None,
     times: Times | None = None,
+    unit_ns: int = 10**9,
     interval_ns: int | None = None,
     blocks: Iterable[str] = (),
     page_size: int = 4096,
@@ -44,9 +45,9 @@ def import_firecracker(
 ) -> ReadReport:
     """Import diff snapshots' memory files, in their order, into the trace `out`.
 
-    `base` is the full snapshot before them: it is time zero and says what was zero then. `times`
-    and `interval_ns` as for bitmaps. `blocks` names parts of the file, as `NAME:FIRST_PAGE:PAGES`
-    of it; they must hold all of it.
+    `base` is the full snapshot before them: it is time zero and says what was zero then. `times`,
+    `unit_ns` and `interval_ns` as for bitmaps. `blocks` names parts of the file, as
+    `NAME:FIRST_PAGE:PAGES` of it; they must hold all of it.
 
     Raises UsageError for options that do not fit, TraceError with the file for one that is missing,
     empty, no whole number of pages, of another size than the others or without any hole.
@@ -61,7 +62,7 @@ def import_firecracker(
     if times == "interval":
         ends, zero = epoch_ends(files, times, interval_ns=interval_ns), 0
     else:
-        ends = epoch_ends(stamped, times)
+        ends = epoch_ends(stamped, times, unit_ns=unit_ns)
         zero = ends.pop(0) if full is not None else start_before(ends, interval_ns)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
         return job.write(writer, [end - zero for end in ends], zero, times)

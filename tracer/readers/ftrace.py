@@ -35,6 +35,8 @@ from tracer.writer import Compression, TraceWriter
 #: A harvest goes from ring to ring, or from slot to slot: calls this close together are one, where
 #: no page was dirtied between them.
 _HARVEST_NS = 1_000_000
+#: The high half of a ring's slot number is the address space; x86 has a second one for SMM.
+_SECOND_SPACE = 1 << 16
 
 
 def import_ftrace(
@@ -129,6 +131,11 @@ class _Given:
                 "each memory slot is a block, as large as the highest page seen in it, rounded up "
                 "to 1 MiB (--slot says otherwise)"
             )
+            if max(self.seen) >= _SECOND_SPACE:
+                notes.append(
+                    "slots from 65536 on are of address space 1 (SMM), which shows the same memory "
+                    "again: pass --slot for them and --block for the memory"
+                )
         if self.blocks:
             return RamMap(self.blocks)
         return RamMap([Extent(f"slot {s.name}", s.first, s.pages) for s in self.slots])
