@@ -23,7 +23,7 @@ from tracer.readers.contents_of import read_pages
 from tracer.readers.epoch_files import Times, epoch_ends, find_files, start_before
 from tracer.readers.ram_map import Extent, RamMap, extents_of
 from tracer.readers.report import ReadReport, milliseconds
-from tracer.readers.rows_out import write_epochs, write_pages
+from tracer.readers.rows_out import batched, write_epochs, write_pages
 from tracer.readers.streams import Progress
 from tracer.rows import Int64s
 from tracer.writer import Compression, TraceWriter
@@ -105,11 +105,11 @@ class _Job:
         rows = {"dirty": 0, "zero": 0}
         written = zeros = 0
         if self._base is not None:
-            for pages in self._zeros_of_all(self._base):
+            for (pages,) in batched((some,) for some in self._zeros_of_all(self._base)):
                 rows["zero"] += self._write(writer, "zero", 0, pages)
                 zeros += len(pages)
         for end, file in zip(ends, self._files, strict=True):
-            for dirty, zero_pages in self._changed(file):
+            for dirty, zero_pages in batched(self._changed(file)):
                 rows["dirty"] += self._write(writer, "dirty", end, dirty)
                 rows["zero"] += self._write(writer, "zero", end, zero_pages)
                 written += len(dirty)

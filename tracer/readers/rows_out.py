@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from tracer.rows import Int64s
 from tracer.writer import TraceWriter
+
+_BATCH = 1 << 17
 
 
 def runs(t: Int64s, page: Int64s) -> tuple[Int64s, Int64s, Int64s]:
@@ -18,6 +22,8 @@ def runs(t: Int64s, page: Int64s) -> tuple[Int64s, Int64s, Int64s]:
 
 def write_pages(writer: TraceWriter, table: str, t: Int64s, page: Int64s) -> int:
     """Write dirty or zero rows of single pages, ascending in t; return how many rows they make."""
+    if not len(t):
+        return 0
     t, page, count = runs(t, page)
     writer.write(table, t_ns=t, page=page, count=count)  # type: ignore[arg-type]
     return len(t)
@@ -27,6 +33,20 @@ def write_at(writer: TraceWriter, table: str, t: int, page: Int64s) -> int:
     """As `write_pages`, for pages of one instant in any order, each counted once."""
     page = np.unique(page)
     return write_pages(writer, table, np.full(len(page), t, np.int64), page)
+
+
+def batched(parts: Iterable[tuple[Int64s, ...]]) -> Iterator[tuple[Int64s, ...]]:
+    """Join small tuples of arrays to large ones, so that none is written for a single page."""
+    held: list[tuple[Int64s, ...]] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += sum(map(len, part))
+        if size >= _BATCH:
+            yield tuple(np.concatenate(column) for column in zip(*held, strict=True))
+            held, size = [], 0
+    if held:
+        yield tuple(np.concatenate(column) for column in zip(*held, strict=True))
 
 
 def write_epochs(writer: TraceWriter, t: Int64s) -> int:
