@@ -18,20 +18,25 @@ kmem) events="kmem/mm_page_alloc kmem/mm_page_free" ;;
 	exit 2
 	;;
 esac
-if [ "$1" = log ]; then
+mode=$1
+cleanup() {
+	for event in $events; do echo 0 > "$here/events/$event/enable" || true; done
+	rmdir "$here" || true
+	if [ "$mode" = log ]; then
+		echo '-:dirtylog/mark_page_dirty_in_slot' >> $root/kprobe_events || true
+		echo '-:dirtylog/kvm_arch_sync_dirty_log' >> $root/kprobe_events || true
+	fi
+}
+if [ "$mode" = log ]; then
 	echo 'p:dirtylog/mark_page_dirty_in_slot mark_page_dirty_in_slot gfn=%dx:x64' >> $root/kprobe_events
 	echo 'p:dirtylog/kvm_arch_sync_dirty_log kvm_arch_sync_dirty_log' >> $root/kprobe_events
 fi
 mkdir "$here"
+trap cleanup EXIT
+trap 'exit 130' INT TERM
 echo 65536 > "$here/buffer_size_kb"
 echo mono > "$here/trace_clock"
 for event in $events; do echo 1 > "$here/events/$event/enable"; done
 sleep "$2"
 echo 0 > "$here/tracing_on"
 cat "$here/trace"
-for event in $events; do echo 0 > "$here/events/$event/enable"; done
-rmdir "$here"
-if [ "$1" = log ]; then
-	echo '-:dirtylog/mark_page_dirty_in_slot' >> $root/kprobe_events
-	echo '-:dirtylog/kvm_arch_sync_dirty_log' >> $root/kprobe_events
-fi
