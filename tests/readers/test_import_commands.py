@@ -216,3 +216,31 @@ def test_the_tracefs_program_on_this_machine(capsys):
     Path("k.txt").write_bytes(done.stdout)
     said(capsys, "import", "kmem", "k.txt", "-o", "k.trace")
     opened("k.trace")
+
+
+def printed_by(name):
+    """A line of each kind as a bpftrace program prints it."""
+    for form in re.findall(r'printf\("(.*)\\n"', (HOST / name).read_text()):
+        text = re.sub(r"%(\d*)(?:ll)?([dux])", r"%\1\2", form)
+        values = ["CPU 0/KVM", 77, 3, 1234, 42]
+        rest = text.count("%") - len(values)
+        # After task, pid, CPU and time the fields: all are 9.
+        yield text % (*values, *[9] * rest) + "\n"
+
+
+def test_what_the_bpftrace_programs_print_is_read(capsys):
+    Path("ring.txt").write_text("".join(printed_by("dirty-ring.bt")))
+    said(capsys, "import", "ftrace", "ring.txt", "-o", "ring.trace")
+    trace = opened("ring.trace")
+    assert [page for _, page in written(trace)] == [9]
+    assert trace.epochs.tolist() == [1]
+    assert trace.meta.quantum_ns == 1
+    Path("log.txt").write_text("".join(printed_by("dirty-log.bt")))
+    said(capsys, "import", "ftrace", "log.txt", "-o", "log.trace")
+    assert [page for _, page in written(opened("log.trace"))] == [9]
+    assert len(Trace.open("log.trace").epochs) == 1
+    Path("kmem.txt").write_text("".join(printed_by("free-list.bt")))
+    said(capsys, "import", "kmem", "kmem.txt", "-o", "kmem.trace", "--block", "ram:0:2048")
+    rows = [(p, n, free) for rows in Trace.open("kmem.trace").rows("freelist")
+            for p, n, free in zip(rows.page, rows.count, rows.free, strict=True)]  # fmt: skip
+    assert len(rows) == 3
