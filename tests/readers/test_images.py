@@ -98,7 +98,9 @@ def test_times_by_names_mtimes_and_interval(tmp_path):
     assert written(equal) == [(1 * S, 8), (2 * S, 9), (3 * S, 10)]
 
 
-def test_random_bitmaps_in_blocks_agree_with_sets(tmp_path):
+@pytest.mark.parametrize("part", [1 << 19, 8])
+def test_random_bitmaps_in_blocks_agree_with_sets(tmp_path, monkeypatch, part):
+    monkeypatch.setattr("tracer.readers.bitmaps._PART", part)
     rng = random.Random(2)
     for turn in range(10):
         epochs = [sorted(rng.sample(range(64, 640), rng.randint(0, 300))) for _ in range(3)]
@@ -205,6 +207,15 @@ def test_diff_snapshots_alone(tmp_path, holes):
     full = snapshot(tmp_path / "f", 4, {0: 1, 1: 1, 2: 1, 3: 1})
     report = import_firecracker([full], out=tmp_path / "t.trace", force=True, interval_ns=S)
     assert any("lost their holes" in note for note in report.notes)
+
+
+def test_a_page_with_one_byte_is_not_zero(tmp_path, holes):
+    path = snapshot(tmp_path / "mem", 16, {1: 0, 2: 0, 5: 0})
+    with path.open("r+b") as file:
+        file.seek(3 * 4096 - 1)
+        file.write(b"x")
+    trace = opened(import_firecracker([path], out=tmp_path / "t.trace", interval_ns=S).out)
+    assert table(trace, "zero") == [(S, 1, 1), (S, 5, 1)]
 
 
 def test_snapshots_named_by_their_times(tmp_path, holes):
