@@ -66,3 +66,5 @@ def test_the_wheel_holds_the_three_packages(tmp_path):
         str(file.relative_to(ROOT)) for layer in LAYERS for file in (ROOT / layer).rglob("*.py")
     }
     assert packaged == ours
+    programs = {file.name for file in (ROOT / "tracer" / "readers" / "host").iterdir()}
+    assert {f"tracer/readers/host/{name}" for name in programs} <= set(names)

@@ -17,8 +17,21 @@ from analyses.commands.accuracy import accuracy
 from analyses.commands.conform import conform
 from analyses.commands.explain import explain
 from analyses.commands.hazards import hazards
+from analyses.commands.import_events import (
+    import_ftrace,
+    import_kmem,
+    import_lackey,
+    import_simpletrace,
+)
+from analyses.commands.import_images import (
+    import_bitmaps,
+    import_criu,
+    import_firecracker,
+    import_page_ranges,
+)
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
+from analyses.commands.programs import programs
 from analyses.commands.prove import prove
 from analyses.commands.recording import record_migration, sampler
 from analyses.commands.repair import repair
@@ -59,6 +72,15 @@ app.command("repair", context_settings=_SETTINGS)(repair)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
+_importers.command("simpletrace", context_settings=_SETTINGS)(import_simpletrace)
+_importers.command("ftrace", context_settings=_SETTINGS)(import_ftrace)
+_importers.command("kmem", context_settings=_SETTINGS)(import_kmem)
+_importers.command("bitmaps", context_settings=_SETTINGS)(import_bitmaps)
+_importers.command("firecracker", context_settings=_SETTINGS)(import_firecracker)
+_importers.command("criu", context_settings=_SETTINGS)(import_criu)
+_importers.command("page-ranges", context_settings=_SETTINGS)(import_page_ranges)
+_importers.command("lackey", context_settings=_SETTINGS)(import_lackey)
+_importers.command("programs", context_settings=_SETTINGS)(programs)
 app.add_typer(_importers, name="import")
 app.command("synth", context_settings=_SETTINGS)(synth)
 _recorders = _app("Record a running guest.")

@@ -29,7 +29,9 @@ def import_qemu(
     log: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", show_default="the one in DIR", help="QEMU's trace log, gzip or plain."
+            metavar="FILE",
+            show_default="the one in DIR",
+            help="QEMU's trace log: plain, gzip or zstd.",
         ),
     ] = None,
     freelist: Annotated[
@@ -37,7 +39,7 @@ def import_qemu(
         typer.Option(
             metavar="FILE",
             show_default="the one in DIR",
-            help="Samples of the guest's free list, gzip or plain.",
+            help="Samples of the guest's free list: plain, gzip or zstd.",
         ),
     ] = None,
     migration: Annotated[

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.text import Text
 
 from analyses.render.grid import labelled
 from analyses.render.terminal import Page
 from analyses.render.text import count, duration, pages, plain, size
-from tracer.readers.report import ImportReport
+from tracer.readers.report import ImportReport, ReadReport
 
 _INDENT = 16
 
@@ -19,6 +19,29 @@ def show(report: ImportReport, page: Page) -> None:
     page.lines([Text(plain(report.out), style="bold underline")])
     for label, body in _facts(report):
         page.lines(labelled(label, plain(body), page.prose, _INDENT))
+    _open_ends(report, page)
+
+
+def show_read(report: ReadReport, page: Page) -> None:
+    """Print what an import of events, bitmaps or images read and made, and what stays unknown."""
+    page.lines([Text(plain(report.out), style="bold underline")])
+    read = [f"{number:,} {name}" for name, number in report.read.items()]
+    rows = ", ".join(f"{number:,} {name} rows" for name, number in report.rows.items() if number)
+    memory = f"{pages(report.pages)} ({size(report.pages * report.page_size)})"
+    facts = [
+        ("read", ", ".join([*read, size(report.bytes_read)])),
+        ("made", rows or "no rows"),
+        ("memory", f"{memory}, {duration(report.duration_ns)}, resolution {report.resolution}"),
+    ]
+    passed = ", ".join(f"{name} ({number:,})" for name, number in report.passed_over.items())
+    if passed:
+        facts.append(("passed over", passed))
+    for label, body in facts:
+        page.lines(labelled(label, plain(body), page.prose, _INDENT))
+    _open_ends(report, page)
+
+
+def _open_ends(report: ImportReport | ReadReport, page: Page) -> None:
     open_ends = [*(f"cut short: {what}" for what in report.cut), *report.notes]
     if open_ends:
         page.lines(["", Text("What stays unknown or was assumed", style="bold")])
@@ -71,3 +94,9 @@ def _told(found: int, reported: int | None) -> str:
     if reported is None:
         return pages(found)
     return f"{pages(found)}, QEMU counted {reported:,}"
+
+
+def programs(known: Mapping[str, str], page: Page) -> None:
+    """Print the names of the recording programs and what each records."""
+    for name, text in known.items():
+        page.lines(labelled(name, plain(text), page.prose, 16))

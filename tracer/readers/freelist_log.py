@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tracer.errors import TraceError
-from tracer.readers.qemu_log import Progress, read_blocks
+from tracer.readers.streams import Progress, read_blocks
 from tracer.rows import Int64s
 
 _FOUR_GIB = 4 << 30
@@ -58,34 +58,22 @@ class FreelistLog:
 
 
 def read_freelist(path: Path, progress: Progress | None = None) -> FreelistLog:
-    """Read a free-list log, plain or gzip; an incomplete last sample is left out.
+    """Read a free-list log, plain, gzip or zstd; an incomplete last sample is left out.
 
     Raises TraceError with file and line for a line that is none of a sample's, for runs that
     overlap or go back, for samples that go back in time or lack the host's time altogether.
     """
-    samples: list[Sample] = []
-    begin: tuple[int, int, int, int] | None = None
-    runs: list[tuple[int, int]] = []
+    parser = SampleParser(path)
     number = 0
     cuts: list[str] = []
     for number, raw in enumerate(_lines(path, cuts, progress), 1):
-        stamp = _STAMP.fullmatch(raw.rstrip("\r"))
-        text = stamp[3] if stamp else raw
-        run = _RUN.fullmatch(text)
-        if run and begin:
-            runs.append((int(run[1], 16), int(run[2], 16)))
-        elif text == "FREELIST done" and begin and stamp:
-            done = int(stamp[1] + stamp[2]) if stamp[1] else None
-            samples.append(_sample(path, begin, done, runs, samples))
-            begin, runs = None, []
-        elif found := _BEGIN.fullmatch(text):
-            begin, runs = (_us(found[1]), _us(found[2]), int(found[3]), number), []
-        elif text:
+        if not parser.take(number, raw):
             raise TraceError(
                 f"{path}, line {number}: {raw[:60]!a} belongs to no free-list sample; wanted "
                 "'FREELIST begin mono=... end=... real=... pfns=...', 'start+count' or "
                 "'FREELIST done'"
             )
+    samples = parser.samples
     if not samples:
         raise TraceError(f"{path}: holds no complete free-list sample ({number} lines)")
     delays = [sample.done_us - sample.end_us for sample in samples if sample.done_us is not None]
@@ -94,10 +82,63 @@ def read_freelist(path: Path, progress: Progress | None = None) -> FreelistLog:
             f"{path}: no line begins with the host's time, so the samples cannot be put in time; "
             "record the guest's output with 'SECONDS.MICROS ' before each line"
         )
-    if begin is not None:
+    if parser.open:
         cuts.append("the last sample is cut short and was left out")
     cut = cuts[0] if cuts else None
     return FreelistLog(path, samples, min(delays), max(delays) - min(delays), cut)
+
+
+class SampleParser:
+    """Takes the lines of samples one by one; whole samples are in `samples`, in order of time."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.samples: list[Sample] = []
+        self._begin: tuple[int, int, int, int] | None = None
+        self._runs: list[tuple[int, int]] = []
+
+    @property
+    def open(self) -> bool:
+        """Whether a sample has begun that is not complete."""
+        return self._begin is not None
+
+    def take(self, number: int, raw: str) -> bool:
+        """Take line `number`; return whether it is a sample's, or empty.
+
+        Raises TraceError with file and line for runs that overlap or go back, and for samples that
+        go back in time.
+        """
+        stamp = _STAMP.fullmatch(raw.rstrip("\r"))
+        text = stamp[3] if stamp else raw
+        run = _RUN.fullmatch(text)
+        if run and self._begin:
+            self._runs.append((int(run[1], 16), int(run[2], 16)))
+        elif text == "FREELIST done" and self._begin and stamp:
+            done = int(stamp[1] + stamp[2]) if stamp[1] else None
+            sample = _sample(self._path, self._begin, done, self._runs, self.samples)
+            self.samples.append(sample)
+            self._begin, self._runs = None, []
+        elif found := _BEGIN.fullmatch(text):
+            self._begin = (_us(found[1]), _us(found[2]), int(found[3]), number)
+            self._runs = []
+        else:
+            return not text
+        return True
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read free-list samples that carry the guest's time alone.
+
+    Raises TraceError as `read_freelist` does, but for a lack of the host's time.
+    """
+    parser = SampleParser(path)
+    cuts: list[str] = []
+    for number, raw in enumerate(_lines(path, cuts, None), 1):
+        if not parser.take(number, raw):
+            raise TraceError(f"{path}, line {number}: {raw[:60]!a} belongs to no free-list sample")
+    if not parser.samples:
+        raise TraceError(f"{path}: holds no complete free-list sample")
+    return parser.samples
 
 
 def to_pages(

@@ -6,15 +6,16 @@ follows from it and what stays unknown is counted in the `ImportReport`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tracer.errors import TraceError, UsageError
 from tracer.readers.freelist_log import read_freelist
 from tracer.readers.migration_log import read_migration
-from tracer.readers.qemu_log import Progress, read_qemu_log
+from tracer.readers.qemu_log import QemuLog, read_qemu_log
 from tracer.readers.qemu_trace import QemuImport
 from tracer.readers.report import ImportReport
+from tracer.readers.streams import Progress
 from tracer.writer import Compression, TraceWriter
 
 _FILES = {
@@ -36,13 +37,15 @@ def import_qemu(
     progress: Progress | None = None,
     until_ns: int | None = None,
     below_4g: int | None = None,
+    read: Callable[[Path, Progress | None], QemuLog] = read_qemu_log,
 ) -> ImportReport:
     """Import a recorded migration into the trace `out` and report what was found.
 
     `directory` holds qemu.log[.gz], freelist.log[.gz] and migrate.json (or qmp.txt); each file can
     be given alone, and only the log is required. `progress(done, total)` is called with bytes of
     the log. `until_ns` ends the trace at that guest time. `below_4g` is the guest's RAM below
-    4 GiB in bytes, where it is not what QEMU's pc or q35 machine does by itself.
+    4 GiB in bytes, where it is not what QEMU's pc or q35 machine does by itself. `read` reads the
+    log, where it is not of the log backend.
 
     Raises UsageError for options that do not fit, TraceError with file and line for recordings
     that are missing, foreign or garbled; nothing is left at `out` then.
@@ -58,7 +61,7 @@ def import_qemu(
     with TraceWriter(Path(out), sampled=sampled, compression=compression, force=force) as writer:
         answers = read_migration(paths["migration"])
         samples = None if free_path is None else read_freelist(free_path)
-        qemu_log = read_qemu_log(log_path, progress)
+        qemu_log = read(log_path, progress)
         try:
             job = QemuImport(qemu_log, answers, samples, until_ns=until_ns, below_4g=below_4g)
             return job.write(writer)

@@ -7,9 +7,8 @@ before an event's name, accel/tcg, accel/kvm and migration trace-events for what
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -35,15 +34,12 @@ from tracer.readers.qemu_lines import (
     BlockNames,
     parse_lines,
 )
+from tracer.readers.streams import LONGEST_LINE, Progress, read_blocks
 
-Progress = Callable[[int, int], None]
 Events = npt.NDArray[np.void]
 
-_CHUNK = 4 << 20
 #: The event table stays in memory up to this size and goes to a temporary file beyond it.
 _SPOOL_BYTES = 256 << 20
-#: A line without an end this long is no line of a text.
-_LONGEST_LINE = 1 << 20
 _EVENTS_AT_ONCE = 1 << 18
 
 #: Rare events: their kind and the shape of their arguments (first and second number of a record).
@@ -95,6 +91,7 @@ class QemuLog:
     late_lines: int = 0
     latest_us: int = 0
     bytes_read: int = 0
+    recorder: str = "qemu-trace-log"
     spool: IO[bytes] = field(
         default_factory=lambda: SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - close()
     )
@@ -138,7 +135,7 @@ def _read_lines(log: QemuLog, progress: Progress | None) -> None:
             tail = block[end:]
         else:
             tail += block
-        if len(tail) > _LONGEST_LINE:
+        if len(tail) > LONGEST_LINE:
             raise _foreign(log.path, log.lines + 1)
     if tail:
         log.lines += 1
@@ -150,44 +147,17 @@ def _read_lines(log: QemuLog, progress: Progress | None) -> None:
         raise _foreign(log.path, 1)
 
 
-def read_blocks(path: Path, cuts: list[str], progress: Progress | None) -> Iterator[bytes]:
-    """Yield a plain or gzip file's content in large blocks.
-
-    A gzip that breaks off ends the content there; `cuts` is told so.
-    Raises TraceError where a gzip is corrupt, and where the file cannot be opened.
-    """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be opened ({error.strerror})") from None
-    with file:
-        total, done = path.stat().st_size, 0
-        zipped = file.peek(2)[:2] == b"\x1f\x8b"
-        member = zlib.decompressobj(31)
-        whole = True
-        while data := file.read(_CHUNK >> 3 if zipped else _CHUNK):
-            done += len(data)
-            if not zipped:
-                yield data
-            while zipped and data:
-                try:
-                    yield member.decompress(data)
-                except zlib.error as error:
-                    raise TraceError(f"{path}: corrupt gzip ({error}); copy it again") from None
-                data, whole = member.unused_data, member.eof
-                member = zlib.decompressobj(31) if whole else member
-            if progress is not None:
-                progress(done, total)
-    if not whole:
-        cuts.append("the gzip breaks off; everything before its end was read")
-
-
 def _take(log: QemuLog, chunk: bytes) -> None:
     """Append the events of some whole lines to the table."""
     events = parse_lines(chunk, log.blocks)
     for index in np.flatnonzero(events["kind"] == OTHER):
         _look_at(log, chunk, events, int(index))
     log.lines += len(events)
+    add_events(log, events)
+
+
+def add_events(log: QemuLog, events: Events) -> None:
+    """Append parsed lines to the table, in their order and without those of kind OTHER."""
     events = events[events["kind"] != OTHER]
     if not len(events):
         return

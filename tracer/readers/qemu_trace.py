@@ -156,7 +156,7 @@ class QemuImport:
     def _meta(self, notes: tuple[str, ...]) -> Meta:
         ring, body = bool(self._log.counts[RING_PAGE]), self._answers.body
         source: dict[str, Any] = {
-            "recorder": "qemu-trace-log",
+            "recorder": self._log.recorder,
             "accelerator": "kvm-dirty-ring" if ring else "tcg",
             "time_zero": "the first sync's harvest of the dirty " + ("ring" if ring else "log"),
         }

@@ -47,3 +47,29 @@ class ImportReport:
     zero_copies: int = 0
     zero_copies_reported: int | None = None
     hidden_rewrites: int = 0
+
+
+def milliseconds(ns: int) -> str:
+    """Return a time as notes say it."""
+    return f"{ns // 1_000_000:,}.{ns // 1000 % 1000:03d} ms"
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What an import of anything but QEMU's trace log read and made.
+
+    read: what went in, as words and numbers (lines, files, events by name). rows: by table. cut:
+    which inputs were cut short. notes: what stays unknown or had to be assumed, as sentences.
+    """
+
+    out: Path
+    pages: int
+    page_size: int
+    duration_ns: int
+    resolution: str
+    rows: Mapping[str, int]
+    read: Mapping[str, int]
+    bytes_read: int
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    cut: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,92 @@
+"""Files that each stand for one epoch: which they are, and when each epoch ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tracer.errors import TraceError, UsageError
+
+#: `names`: the last number in a name is a time; `mtimes`: when the file was last written;
+#: `interval`: the epochs are equally long.
+Times = Literal["names", "mtimes", "interval"]
+
+_NUMBERS = re.compile(r"(\d+)")
+_COMPRESSED = (".gz", ".zst")
+
+
+def find_files(paths: Sequence[str | Path], pattern: str = "*") -> list[Path]:
+    """Return the files at `paths`, those in folders in the order of the numbers in their names.
+
+    Files that are named one by one keep their order. Raises TraceError where one is missing or a
+    folder has no file that fits `pattern`.
+    """
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            inside = [f for f in path.glob(pattern) if f.is_file() and not f.name.startswith(".")]
+            if not inside:
+                raise TraceError(f"{path}: holds no file {pattern}; nothing to import")
+            found += sorted(inside, key=natural)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise TraceError(f"{path}: does not exist")
+    if not found:
+        raise UsageError("nothing to import: pass the files, or a folder that holds them")
+    return found
+
+
+def natural(path: Path) -> tuple[object, ...]:
+    """Return a key that sorts names by the numbers in them: epoch-9 before epoch-10."""
+    parts = _NUMBERS.split(path.name)
+    return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts)
+
+
+def number_in(path: Path) -> int:
+    """Return the last number in a file's name; raises TraceError where there is none."""
+    name = path.name
+    for suffix in _COMPRESSED:
+        name = name.removesuffix(suffix)
+    numbers = _NUMBERS.findall(name)
+    if not numbers:
+        raise TraceError(f"{path}: no number in its name to take for a time (--times interval)")
+    return int(numbers[-1])
+
+
+def epoch_ends(
+    files: Sequence[Path], times: Times, *, unit_ns: int = 10**9, interval_ns: int | None = None
+) -> list[int]:
+    """Return the ns, on whatever clock, at which the epoch of each file ended, ascending.
+
+    Raises UsageError where an interval is wanted and missing, TraceError where times go back or
+    stand still (with the two files).
+    """
+    if times == "interval":
+        if interval_ns is None or interval_ns < 1:
+            raise UsageError("how long an epoch is, is not known: pass --interval")
+        return [interval_ns * (number + 1) for number in range(len(files))]
+    if times == "names":
+        ends = [number_in(file) * unit_ns for file in files]
+    else:
+        ends = [file.stat().st_mtime_ns for file in files]
+    for index in range(1, len(files)):
+        if ends[index] <= ends[index - 1]:
+            raise TraceError(
+                f"{files[index]}: its time ({times}) is not later than that of "
+                f"{files[index - 1]}; pass the files in order, or --interval"
+            )
+    return ends
+
+
+def start_before(ends: Sequence[int], interval_ns: int | None) -> int:
+    """Return when the first epoch began: as long before its end as the interval, or the second's.
+
+    Raises UsageError where neither is known.
+    """
+    if interval_ns is None and len(ends) < 2:
+        raise UsageError("one file alone does not tell how long its epoch was: pass --interval")
+    return ends[0] - (interval_ns if interval_ns is not None else ends[1] - ends[0])
