@@ -102,6 +102,13 @@ class Recording:
         both = [(0, 0), *((step["t_host_ns"], step["percent"]) for step in steps)]
         return [after for before, after in pairwise(both) if before[1] != after[1]]
 
+    @property
+    def stalls(self) -> tuple[tuple[int, int], ...]:
+        """When (host ns) the host kept the sender from going on, and for how many ns."""
+        return tuple(
+            (stall["t_host_ns"], stall["lost_ns"]) for stall in self.recorded.get("stalls") or ()
+        )
+
     def lacking(self) -> list[str]:
         """Return by name what the migration was run with and the model lacks."""
         found = [name for name in _LACKING if self.capabilities.get(name)]

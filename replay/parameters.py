@@ -38,6 +38,7 @@ class Parameters:
     None for no throttling. sync_waits: a sync is over when every vCPU has come by, so that it waits
     for throttled ones (TCG; under KVM it does not). guest_load: percent of its vCPUs'
     time that the guest's work takes; a throttle slows it only where less is left (`replay.pacing`).
+    stalls: (host ns, ns), ascending, when the host kept the sender from going on and for how long.
 
     Raises UsageError for values that make no sense.
     """
@@ -63,6 +64,7 @@ class Parameters:
     auto_converge: AutoConverge | None = None
     sync_waits: bool = False
     guest_load: int = 100
+    stalls: tuple[tuple[int, int], ...] = ()
     seed: int = 0
     scenarios: tuple[str, ...] | None = None
 

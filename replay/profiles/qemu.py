@@ -114,6 +114,8 @@ class _Loop:
         self._rounds: list[Round] = []
         self._throttles: list[tuple[int, int]] = []
         self._course: list[Moment] = []
+        #: Yet to come, the next one last.
+        self._stalls = list(reversed(parameters.stalls))
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
@@ -141,7 +143,14 @@ class _Loop:
                 self._note(now)
             window.look(now)
             if window.spent:
-                now = self._wait(now, window.sleep_ns(now) + migration.parameters.wake_ns)
+                now = self._wait(now, self._sleep_ns(now))
+
+    def _sleep_ns(self, now: int) -> int:
+        """Return for how long the sender sleeps, what the host keeps it longer included."""
+        sleep = self._window.sleep_ns(now) + self._migration.parameters.wake_ns
+        while self._stalls and self._stalls[-1][0] < now + sleep:
+            sleep += self._stalls.pop()[1]
+        return sleep
 
     def _check(self, now: int) -> tuple[int, Outcome | None]:
         """migration_iteration_run: sync if little is pending, and stop if still so.

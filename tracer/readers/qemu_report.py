@@ -17,12 +17,14 @@ from tracer.readers.freelist_merge import FreelistMerge
 from tracer.readers.guest_clock import GuestClock
 from tracer.readers.migration_log import MigrationLog
 from tracer.readers.qemu_events import StepReader
-from tracer.readers.qemu_lines import RING_PAGE, SAVE, SYNC_END, SYNC_START
+from tracer.readers.qemu_lines import PENDING, RING_PAGE, SAVE, SYNC_END, SYNC_START
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
 
 #: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
 _CLOCK_JUMP_US = 1_000_000
+#: A window of the sender (BUFFER_DELAY), and how much later than that it may wake.
+_WINDOW_US, _LATE_US = 100_000, 4_000
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
 
     `recorded` holds what a comparison with a replay needs, in host ns since the first sync: the
     syncs with the dirty pages QEMU counted and the pages with content sent until the next one, the
-    throttle's steps, the stop, and at most 200 polls.
+    throttle's steps, the stop, at most 200 polls, and where the host kept the sender waiting.
     """
     answers, clock = outcome.answers, outcome.clock
     final = {key: value for key, value in answers.final.items() if key != "t"}
@@ -150,6 +152,7 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
             {"t_host_ns": (t - clock.zero_us) * 1000, "percent": p} for t, p in clock.throttles
         ],
         "polls": answers.thinned(clock.zero_us),
+        "stalls": _stalls(outcome.log, clock.zero_us),
     }
     if clock.stop_us is not None:
         recorded["stop_host_ns"] = (clock.stop_us - clock.zero_us) * 1000
@@ -179,6 +182,25 @@ def _syncs(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
     for sync, count in zip(syncs, copies[1:].tolist(), strict=True):
         sync["normal"] = count
     return syncs
+
+
+def _stalls(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
+    """Return how much later than its window's end the sender went on, where it was much later.
+
+    It looks at what is pending at least once a window. Where a sync lies between two looks it may
+    have waited for the vCPUs, which is no stall.
+    """
+    stalls: list[dict[str, int]] = []
+    before: int | None = None
+    for events in log.chunks():
+        kind = events["kind"]
+        chosen = np.flatnonzero((kind == PENDING) | (kind == SYNC_START))
+        for what, t in zip(kind[chosen].tolist(), events["t"][chosen].tolist(), strict=True):
+            late = 0 if before is None else t - before - _WINDOW_US
+            if what == PENDING and late > _LATE_US and before is not None and before >= zero_us:
+                stalls.append({"t_host_ns": (before - zero_us) * 1000, "lost_ns": late * 1000})
+            before = t if what == PENDING else None
+    return stalls
 
 
 def report_on(outcome: Outcome, out: Path, meta: Meta, notes: tuple[str, ...]) -> ImportReport:
