@@ -33,3 +33,7 @@ class CheckError(DirtylogError):
     """An asked-for check did not hold: unsafe, not converged, out of tolerance."""
 
     exit_code = 5
+
+
+class RecordError(DirtylogError):
+    """What should be recorded cannot be had: no QEMU, a monitor that refuses, a guest that died."""

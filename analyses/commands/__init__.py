@@ -17,6 +17,7 @@ from analyses.commands.accuracy import accuracy
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.prove import prove
+from analyses.commands.record_kvm import record_kvm
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
 
@@ -50,6 +51,9 @@ app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
 app.add_typer(_importers, name="import")
+_recorders = _app("Record a guest that runs.")
+_recorders.command("kvm", context_settings=_SETTINGS)(record_kvm)
+app.add_typer(_recorders, name="record")
 app.command("strategies", context_settings=_SETTINGS)(strategies)
 
 

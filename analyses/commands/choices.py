@@ -55,3 +55,19 @@ class Compression(StrEnum):
     none = "none"
     lz4 = "lz4"
     zstd = "zstd"
+
+
+class KvmDemo(StrEnum):
+    """Guest programs of `record kvm`."""
+
+    sweep = "sweep"
+    hot = "hot"
+    scatter = "scatter"
+
+
+class KvmLog(StrEnum):
+    """KVM's dirty logs."""
+
+    bitmap = "bitmap"
+    manual = "manual"
+    ring = "ring"

@@ -1,0 +1,1 @@
+"""Recorders: traces of guests that run now, one file each."""
