@@ -11,6 +11,14 @@ from pathlib import Path
 from tracer.errors import UsageError
 
 
+def check_free(path: Path, *, force: bool) -> None:
+    """Raise UsageError if no directory may be put at `path`: it exists and not `force`."""
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists; choose another name or pass --force to replace it")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file and will not be replaced by a directory")
+
+
 @contextmanager
 def whole_directory(path: Path, *, force: bool) -> Iterator[Path]:
     """Give a temporary directory beside `path` that becomes `path` if the block succeeds.
@@ -18,10 +26,7 @@ def whole_directory(path: Path, *, force: bool) -> Iterator[Path]:
     Raises UsageError if `path` exists and not `force`, or if it cannot be made; an existing
     directory stays as it is until the new one is complete.
     """
-    if path.exists() and not force:
-        raise UsageError(f"{path}: exists; choose another name or pass --force to replace it")
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path}: is a file and will not be replaced by a directory")
+    check_free(path, force=force)
     temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}"
     try:
         # Made inside the `try`, so that an interrupt at any moment finds someone to remove it.

@@ -18,6 +18,7 @@ from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.prove import prove
 from analyses.commands.record_kvm import record_kvm
+from analyses.commands.recording import record_migration, sampler
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
 
@@ -51,7 +52,9 @@ app.command("accuracy", context_settings=_SETTINGS)(accuracy)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
 app.add_typer(_importers, name="import")
-_recorders = _app("Record a guest that runs.")
+_recorders = _app("Record a running guest.")
+_recorders.command("migration", context_settings=_SETTINGS)(record_migration)
+_recorders.command("sampler", context_settings=_SETTINGS)(sampler)
 _recorders.command("kvm", context_settings=_SETTINGS)(record_kvm)
 app.add_typer(_recorders, name="record")
 app.command("strategies", context_settings=_SETTINGS)(strategies)

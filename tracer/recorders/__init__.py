@@ -1,1 +1,1 @@
-"""Recorders: traces of guests that run now, one file each."""
+"""Live sources of traces, one file each: what has to run, what is asked of it, what is kept."""

@@ -1,0 +1,58 @@
+"""Where the samples of a guest's free list come from: a port, a socket, or a command's output."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from tracer.errors import RecordError, UsageError
+from tracer.recorders.stamped import CHUNK, FreelistLines, drain
+
+
+@asynccontextmanager
+async def listen(
+    source: str, port: socket.socket | None, lines: FreelistLines
+) -> AsyncIterator[None]:
+    """Feed `lines` from `source` while the block runs.
+
+    source: `virtio` or `serial` (the port of a QEMU that we launched), `unix:PATH` (a chardev's
+    socket), `exec:COMMAND` (a shell command that prints samples). Raises UsageError for anything
+    else, RecordError where nothing answers.
+    """
+    kind, _, rest = source.partition(":")
+    process = None
+    if source in ("virtio", "serial") and port is not None:
+        reader, writer = await asyncio.open_connection(sock=port, limit=CHUNK)
+    elif kind == "unix" and rest:
+        try:
+            reader, writer = await asyncio.open_unix_connection(rest, limit=CHUNK)
+        except OSError as error:
+            raise RecordError(f"{rest}: no free-list samples there ({error.strerror})") from None
+    elif kind == "exec" and rest:
+        process = await asyncio.create_subprocess_shell(
+            rest, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            start_new_session=True, limit=CHUNK,
+        )  # fmt: skip
+        assert process.stdout is not None
+        reader, writer = process.stdout, None
+    else:
+        raise UsageError(
+            f"--freelist: {source!r} is no source; wanted virtio, serial, unix:PATH or exec:COMMAND"
+        )
+    reading = asyncio.create_task(drain(reader, lines))
+    try:
+        yield
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError, OSError):
+            await reading
+        if writer is not None:
+            writer.close()
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            await process.wait()

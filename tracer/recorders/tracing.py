@@ -1,0 +1,90 @@
+"""QEMU's trace events, as far as a recorded migration needs them, turned on and off over QMP."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tracer.errors import RecordError
+from tracer.recorders.qmp import Monitor
+
+#: Without these there is nothing to import.
+_NEEDED = ("migration_bitmap_sync_start", "migration_bitmap_sync_end", "ram_save_page")
+#: Which pages were written: by a vCPU of TCG, by one of KVM with a dirty ring.
+_TCG_WRITES = ("memory_notdirty_write_access",)
+_KVM_WRITES = ("kvm_dirty_ring_page", "kvm_dirty_ring_reap")
+#: Good to have; `migrate_pending` has other names in later versions.
+_OPTIONAL = (
+    "migration_bitmap_clear_dirty",
+    "migration_throttle",
+    "migrate_pending",
+    "migrate_pending_estimate",
+    "migrate_pending_exact",
+    "migration_completion_vm_stop",
+)
+_STAMPED = re.compile(rb"\d+@\d+\.\d{6}:|\d{4}-\d\d-\d\dT")
+_BARE = re.compile(rb"^(?:%s)" % "|".join((*_NEEDED, *_TCG_WRITES, *_KVM_WRITES)).encode(), re.M)
+_HEAD = 1 << 14
+#: A log that is empty this long (s) after the migration began stays empty.
+_SILENCE = 5.0
+
+
+class Tracing:
+    """The events of a recording; only those that were off before are turned off again."""
+
+    def __init__(self, monitor: Monitor, log: Path):
+        self._monitor, self._log = monitor, log
+        self._turned: list[str] = []
+        self.names: list[str] = []
+
+    async def start(self) -> None:
+        """Let QEMU log the events to the file; raises RecordError where it cannot."""
+        kvm = await self._monitor.attempt("query-kvm") or {}
+        writes = _KVM_WRITES if kvm.get("enabled") else _TCG_WRITES
+        for name in (*_NEEDED, *writes, *_OPTIONAL):
+            states = await self._monitor.attempt("trace-event-get-state", {"name": name}) or []
+            state = states[0]["state"] if states else "unavailable"
+            if state == "unavailable" and name not in _OPTIONAL:
+                raise RecordError(
+                    f"this QEMU has no trace event {name}; use one that was built with the log "
+                    "trace backend"
+                )
+            if state != "unavailable":
+                self.names.append(name)
+            if state == "disabled":
+                self._turned.append(name)
+        await self._monitor.say(f'logfile "{self._log}"')
+        for name in self._turned:
+            await self._switch(name, on=True)
+
+    async def stop(self) -> None:
+        """Turn the events off that `start` turned on."""
+        while self._turned:
+            await self._switch(self._turned.pop(), on=False)
+
+    async def _switch(self, name: str, *, on: bool) -> None:
+        await self._monitor.do("trace-event-set-state", {"name": name, "enable": on})
+
+    def check(self, seconds: float) -> bool:
+        """Return whether the log has begun, `seconds` after the migration did.
+
+        Raises RecordError if its lines have no time, or if it stays empty too long.
+        """
+        try:
+            with self._log.open("rb") as file:
+                head = file.read(_HEAD)
+        except FileNotFoundError:
+            head = b""
+        except OSError as error:
+            raise RecordError(
+                f"{self._log}: QEMU's log cannot be read ({error.strerror})"
+            ) from None
+        if _BARE.search(head) and not _STAMPED.search(head):
+            raise RecordError(
+                f"{self._log}: QEMU's trace log has no times; start it with -msg timestamp=on"
+            )
+        if not head and seconds > _SILENCE:
+            raise RecordError(
+                f"{self._log}: QEMU writes no trace log; was it built with that backend?"
+            )
+        return _STAMPED.search(head) is not None
