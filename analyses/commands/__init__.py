@@ -18,6 +18,7 @@ from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.prove import prove
 from analyses.commands.record_kvm import record_kvm
+from analyses.commands.record_process import record_process
 from analyses.commands.recording import record_migration, sampler
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
@@ -56,6 +57,7 @@ _recorders = _app("Record a running guest.")
 _recorders.command("migration", context_settings=_SETTINGS)(record_migration)
 _recorders.command("sampler", context_settings=_SETTINGS)(sampler)
 _recorders.command("kvm", context_settings=_SETTINGS)(record_kvm)
+_recorders.command("process", context_settings=_SETTINGS)(record_process)
 app.add_typer(_recorders, name="record")
 app.command("strategies", context_settings=_SETTINGS)(strategies)
 

@@ -71,3 +71,11 @@ class KvmLog(StrEnum):
     bitmap = "bitmap"
     manual = "manual"
     ring = "ring"
+
+
+class ProcessMethod(StrEnum):
+    """How `record process` tells which pages were written."""
+
+    auto = "auto"
+    protect = "protect"
+    soft_dirty = "soft-dirty"

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _RATE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?(?P<unit>B|bit)/s")
+_SIZE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?B")
 _DURATION = re.compile(_NUMBER + r" ?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|min)")
 
 _PREFIXES: dict[str | None, int] = {
@@ -63,6 +64,21 @@ def duration(text: str, option: str) -> int:
     value = Fraction(found["number"]) * _TIMES[found["unit"]]
     if value.denominator != 1:
         _refuse(f"{option}: {text!r} is no whole number of ns; write it {examples}")
+    return int(value)
+
+
+def size(text: str, option: str) -> int:
+    """Return bytes for a text like 4GiB, 512MiB or 16GB; `option` is for the error.
+
+    k, M, G, T are powers of 1000, Ki, Mi, Gi, Ti of 1024. Raises UsageError for anything else,
+    and for what is no whole number of bytes.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        _refuse(f"{option}: {text!r} is no size; write a number and a unit like 4GiB or 512MiB")
+    value = Fraction(found["number"]) * _PREFIXES[found["prefix"]]
+    if value.denominator != 1 or not value:
+        _refuse(f"{option}: {text!r} is no whole number of bytes; write it like 4GiB or 512MiB")
     return int(value)
 
 

@@ -22,14 +22,16 @@ import mmap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import RecordError, UsageError
 from tracer.recorders import kvm_abi as kvm
-from tracer.rows import Int64s
+
+if TYPE_CHECKING:
+    from tracer.rows import Int64s
 
 
 @dataclass(frozen=True)
