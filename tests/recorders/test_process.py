@@ -37,9 +37,14 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("softdirty_guest.py")
 
 
+#: A helper that does nothing but say that it is there.
+ANSWERS = 'for line in sys.stdin: print("up", flush=True)'
+
+
 def _why_not() -> str | None:
     try:
-        with Helper("time.sleep(9)") as helper:
+        with Helper(ANSWERS) as helper:
+            helper.say()
             WriteProtect(helper.pid, find_ram(helper.pid)).close()
     except (RecordError, OSError) as error:
         return str(error)
@@ -389,7 +394,8 @@ def test_what_does_not_fit_is_said(tmp_path, capsys, monkeypatch):
     ):
         assert run(["record", "process", *arguments, *out]) == code
         assert why in capsys.readouterr().err
-    with Helper("time.sleep(9)") as helper:
+    with Helper(ANSWERS) as helper:
+        assert helper.say() == "up"
         ram = find_ram(helper.pid)
         for options, why in (({"method": "x"}, "no method"), ({"interval_ns": 0}, "interval")):
             with pytest.raises(UsageError, match=why):
