@@ -21,9 +21,9 @@ def record_migration(
     command: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="-- QEMU",
+            metavar="QEMU",
             show_default="none",
-            help="The guest's command line, such as -- qemu-system-x86_64 -accel tcg -m 4G ...; a "
+            help="The guest's command line, last and behind --: -- qemu-system-x86_64 -m 4G ...; a "
             "QMP monitor and timestamps are added to it.",
         ),
     ] = None,
@@ -39,11 +39,11 @@ def record_migration(
     to: Annotated[
         str,
         typer.Option(
-            metavar="exec|second|URI",
+            metavar="nowhere|second|URI",
             help="Where to migrate: throw the pages away, to a second QEMU started here, or to a "
-            "URI such as tcp:HOST:PORT.",
+            "URI such as tcp:HOST:PORT or exec:COMMAND.",
         ),
-    ] = "exec",
+    ] = "nowhere",
     bandwidth: Annotated[
         str | None,
         typer.Option(metavar="RATE", show_default="QEMU's", help="max-bandwidth of the migration."),
@@ -133,12 +133,11 @@ def record_migration(
     from analyses.render.imported import show  # noqa: PLC0415 - heavy
     from analyses.render.recording import Ticker, told  # noqa: PLC0415
     from analyses.render.terminal import Bar, Page, emit, remark  # noqa: PLC0415
-    from tracer.errors import RecordError  # noqa: PLC0415
     from tracer.files import check_free  # noqa: PLC0415
     from tracer.readers import import_qemu  # noqa: PLC0415
     from tracer.recorders.folder import Folder  # noqa: PLC0415
-    from tracer.recorders.migration import Wanted  # noqa: PLC0415
     from tracer.recorders.migration import record_migration as record  # noqa: PLC0415
+    from tracer.recorders.wanted import Wanted  # noqa: PLC0415
     from tracer.writer import TraceWriter  # noqa: PLC0415
 
     converge = {"auto-converge": True} if auto_converge else {}
@@ -158,7 +157,9 @@ def record_migration(
     # What stands in the way of the trace is said before the guest is started.
     TraceWriter(output)
     check_free(output, force=force)
-    folder = Folder(keep_log or output.with_name(f"{output.name}.log"))
+    folder = Folder(
+        keep_log or output.with_name(f"{output.name}.log"), force=force and not keep_log
+    )
     try:
         with Ticker() as ticker:
             ending = record(wanted, folder, ticker)
@@ -173,7 +174,7 @@ def record_migration(
             if keep_log is not None:
                 folder.compress(lambda done, total: bar("compressing the log", done, total))
     except BaseException:
-        if (folder / "migrate.json").exists():
+        if folder.worth_keeping:
             remark(f"{folder.path}: keeps what was recorded; dirtylog import qemu reads it")
         elif keep_log is None:
             folder.remove()
@@ -182,10 +183,6 @@ def record_migration(
         folder.remove()
     show(report, Page(stderr=True))
     emit(f"{report.out}\n")
-    if ending.status == "failed":
-        raise RecordError(
-            f"the migration failed: {ending.reason}; the trace holds what came before"
-        )
 
 
 def sampler(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from analyses.render.terminal import remark
 from analyses.render.text import duration, plain, size
-from tracer.recorders.migration import Ending, Stage
+from tracer.recorders.wanted import Ending, Stage
 
 #: Where nothing can be rewritten, a line each time the stage changes or so many seconds passed.
 _EVERY = 10.0
@@ -57,27 +57,27 @@ def line(stage: Stage) -> str:
     ram = stage.answer.get("ram")
     if isinstance(ram, dict):
         parts += [
-            f"{size(ram['remaining'])} left of {size(ram['total'])}",
+            f"{size(ram['remaining'])} of {size(ram['total'])} left",
             f"{size(ram['transferred'])} sent",
             f"sync {ram['dirty-sync-count']}",
         ]
     if stage.answer.get("cpu-throttle-percentage"):
         parts.append(f"throttled {stage.answer['cpu-throttle-percentage']} %")
     if stage.samples:
-        parts.append(f"{stage.samples:,} free-list samples")
+        noun = "sample" if stage.samples == 1 else "samples"
+        parts.append(f"{stage.samples:,} {noun}")
     return ", ".join(parts)
 
 
 def told(ending: Ending) -> str:
     """Return how a migration ended in one line."""
-    answer, words = ending.answer, [f"the migration {ending.status}"]
-    if "total-time" in answer:
-        words.append(f"after {duration(answer['total-time'] * 1_000_000)}")
+    answer = ending.answer
+    said = {"cancelled": "was cancelled", "none": "was taken back"}
+    words = [f"the migration {said.get(ending.status, ending.status)}"]
+    words.append(f"after {duration(round(ending.seconds * 1_000_000_000))}")
     if "downtime" in answer:
         words.append(f"with {duration(answer['downtime'] * 1_000_000)} downtime")
     ram = answer.get("ram")
     if isinstance(ram, dict):
         words.append(f"and {ram['normal']:,} normal pages in {ram['dirty-sync-count']} syncs")
-    if ending.reason:
-        words.append(f"({plain(ending.reason)})")
     return " ".join(words)

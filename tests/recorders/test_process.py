@@ -19,7 +19,7 @@ from analyses.commands.units import size
 from tests.guest import NoGuestError
 from tests.recorders import boot, linux
 from tests.recorders.softdirty_guest import Child, kvm, plain
-from tests.recorders.test_kvm import needs_kvm
+from tests.recorders.test_kvm_log import needs_kvm
 from tracer import Trace, UsageError
 from tracer.errors import RecordError
 from tracer.recorders import softdirty

@@ -77,7 +77,8 @@ class QemuImport:
             return []
         walks, pages = [], self._layout.ram_pages
         ram = self._layout.ram_pages * self._page_size
-        machine = " ".join(map(str, self._answers.body.get("cmdline") or []))
+        body = self._answers.body
+        machine = str(body.get("machine") or " ".join(map(str, body.get("cmdline") or [])))
         low = self._below_4g or pc_below_4g(ram, machine)
         for sample in self._freelist.samples:
             times = np.array([sample.begin_us, sample.end_us], np.int64)

@@ -22,10 +22,15 @@ _MOST_ANSWERS = 2000
 
 
 class Folder:
-    """A new folder for a recording; raises UsageError where it cannot be one."""
+    """A new folder for a recording; raises UsageError where it cannot be one.
 
-    def __init__(self, path: Path):
+    `force` replaces what a recording that was cut short has left there.
+    """
+
+    def __init__(self, path: Path, *, force: bool = False):
         self.path = path.resolve()
+        if force and (path / "console.log").exists():
+            self.remove()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path}: exists and is no empty folder; choose another name")
         try:
@@ -35,6 +40,12 @@ class Folder:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether a migration has come so far that QEMU told of its memory."""
+        answers = self / "migrate.json"
+        return answers.exists() and '"ram": ' in answers.read_text(encoding="utf-8")
 
     def compress(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Replace the logs by their gzips; `progress(done, total)` gets bytes."""

@@ -12,6 +12,18 @@ from contextlib import asynccontextmanager, suppress
 from tracer.errors import RecordError, UsageError
 from tracer.recorders.stamped import CHUNK, FreelistLines, drain
 
+#: Ports that a launched guest is given.
+PORTS = ("virtio", "serial")
+
+
+def check_source(source: str) -> None:
+    """Raise UsageError for a text that names no source of samples."""
+    kind, _, rest = source.partition(":")
+    if source not in PORTS and not (kind in ("unix", "exec") and rest):
+        raise UsageError(
+            f"--freelist: {source!r} is no source; wanted virtio, serial, unix:PATH or exec:COMMAND"
+        )
+
 
 @asynccontextmanager
 async def listen(
@@ -20,29 +32,25 @@ async def listen(
     """Feed `lines` from `source` while the block runs.
 
     source: `virtio` or `serial` (the port of a QEMU that we launched), `unix:PATH` (a chardev's
-    socket), `exec:COMMAND` (a shell command that prints samples). Raises UsageError for anything
-    else, RecordError where nothing answers.
+    socket), `exec:COMMAND` (a shell command that prints samples). Raises RecordError where nothing
+    answers.
     """
     kind, _, rest = source.partition(":")
     process = None
-    if source in ("virtio", "serial") and port is not None:
+    if port is not None:
         reader, writer = await asyncio.open_connection(sock=port, limit=CHUNK)
-    elif kind == "unix" and rest:
+    elif kind == "unix":
         try:
             reader, writer = await asyncio.open_unix_connection(rest, limit=CHUNK)
         except OSError as error:
             raise RecordError(f"{rest}: no free-list samples there ({error.strerror})") from None
-    elif kind == "exec" and rest:
+    else:
         process = await asyncio.create_subprocess_shell(
             rest, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
             start_new_session=True, limit=CHUNK,
         )  # fmt: skip
         assert process.stdout is not None
         reader, writer = process.stdout, None
-    else:
-        raise UsageError(
-            f"--freelist: {source!r} is no source; wanted virtio, serial, unix:PATH or exec:COMMAND"
-        )
     reading = asyncio.create_task(drain(reader, lines))
     try:
         yield

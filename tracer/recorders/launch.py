@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ _UNFIT = {
 }
 #: How long (s) a QEMU that was asked to leave is waited for.
 _LEAVING = 10.0
+#: And one that never answered.
+_SETTLING = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -132,8 +135,8 @@ class Qemu:
             return None
         code = self._process.returncode
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        last = self.console.last[-1:] or ["without a word"]
-        return RecordError(f"{self.command[0]} ended ({how}): {last[0]}")
+        last = f"; its last line: {self.console.last[-1]}" if self.console.last else ""
+        return RecordError(f"{self.command[0]} ended ({how}){last}")
 
     async def __aexit__(
         self,
@@ -151,16 +154,15 @@ class Qemu:
             await self._monitor.close()
         assert self._process is not None
         assert self._reading is not None
-        steps: list[Callable[[], None]] = [self._process.terminate, self._process.kill]
-        if self._monitor is None:
-            steps.pop(0)()
-        while True:
-            try:
-                await asyncio.wait_for(self._process.wait(), _LEAVING)
-            except TimeoutError:
-                steps.pop(0)()
-            else:
-                break
+        for step in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(TimeoutError):
+                patience = _LEAVING if self._monitor is not None else _SETTLING
+                await asyncio.wait_for(self._process.wait(), patience)
+            if self._process.returncode is None:
+                # Not by its own terminate(), which takes the exit code from whoever waits.
+                with suppress(ProcessLookupError):
+                    os.kill(self._process.pid, step)
+        await self._process.wait()
         # What QEMU started may hold its output open.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._reading, 1.0)

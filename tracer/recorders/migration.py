@@ -13,87 +13,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from tracer.errors import RecordError, UsageError
+from tracer.errors import RecordError
 from tracer.recorders.folder import Answers, Folder
-from tracer.recorders.freelist import listen
-from tracer.recorders.launch import Qemu, check_command
+from tracer.recorders.freelist import PORTS, listen
+from tracer.recorders.launch import Qemu
 from tracer.recorders.qmp import Monitor, connect, need_qmp
 from tracer.recorders.settings import Settings, check_hinting
+from tracer.recorders.sink import sink
 from tracer.recorders.stamped import FreelistLines, Lines
 from tracer.recorders.tracing import Tracing
+from tracer.recorders.wanted import Ending, Stage, Wanted
 
 #: Time between two answers of query-migrate, and between two looks at anything else (s).
 _POLL = 0.2
 _LOOK = 0.05
 #: How often migrate.json is written while the migration goes on (s).
 _SAVE = 5.0
+#: How long a migration that was cancelled may take to end (s).
+_CANCELLING = 10.0
 _ENDED = ("completed", "failed", "cancelled", "none")
-
-#: Where `to` stands for something; anything else is a URI of QEMU's.
-TARGETS = {"exec": "exec:cat >/dev/null", "second": ""}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to record: a QEMU to launch (`command`) or one that runs (`qmp`), and the migration.
-
-    to: `exec` throws the pages away, `second` starts a second QEMU here, else a URI; parameters:
-    of migrate-set-parameters, texts take the type that QEMU has; freelist: `virtio` or `serial`
-    (a port that a launched guest gets), `unix:PATH` or `exec:COMMAND`; start_when: a line on the
-    console has this in it; start_after_s: later than that; qemu_log: where QEMU writes its log if
-    it may not write into the folder.
-    """
-
-    command: tuple[str, ...] = ()
-    qmp: Path | None = None
-    to: str = "exec"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    capabilities: Mapping[str, bool] = field(default_factory=dict)
-    freelist: str | None = None
-    free_page_hint: bool = False
-    start_when: str | None = None
-    start_after_s: float = 0.0
-    cancel_after_s: float | None = None
-    qemu_log: Path | None = None
-    scenario: str | None = None
-
-    def __post_init__(self) -> None:
-        if bool(self.command) == bool(self.qmp):
-            raise UsageError("name a QEMU: either its command line behind --, or --qmp SOCKET")
-        check_command(self.command)
-        if not self.command:
-            launched = {
-                "--to second": self.to == "second",
-                "--start-when": self.start_when is not None,
-                f"--freelist {self.freelist}": self.freelist in ("virtio", "serial"),
-            }
-            for option in (name for name, given in launched.items() if given):
-                raise UsageError(f"{option} needs a QEMU that dirtylog launches")
-        if self.qemu_log is not None and self.qemu_log.exists():
-            raise UsageError(f"{self.qemu_log}: exists; name a file for QEMU to make")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a recording is: what is done now, for how long (s), QEMU's last answer, samples."""
-
-    what: str
-    seconds: float
-    answer: Mapping[str, Any]
-    samples: int
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a recorded migration ended: QEMU's status, its reason if it failed, the last answer."""
-
-    status: str
-    reason: str | None
-    answer: Mapping[str, Any]
 
 
 def record_migration(
@@ -101,8 +41,8 @@ def record_migration(
 ) -> Ending:
     """Run a migration and record it in `folder`; Ctrl-C cancels it and keeps what there is.
 
-    Raises UsageError and RecordError where it cannot be run, KeyboardInterrupt if it was stopped
-    before it began.
+    Raises UsageError and RecordError where it cannot be run or fails, KeyboardInterrupt if it was
+    stopped before it began.
     """
     need_qmp()
     recording = _Recording(wanted, folder, progress or (lambda _: None))
@@ -141,8 +81,7 @@ class _Recording:
             monitor = await connect(wanted.qmp)
             stack.push_async_callback(monitor.close)
         else:
-            port = wanted.freelist if wanted.freelist in ("virtio", "serial") else None
-            self._qemu = Qemu(wanted.command, console, freelist=port, hinting=wanted.free_page_hint)
+            self._qemu = self._dressed(console)
             await stack.enter_async_context(self._qemu)
             monitor = self._qemu.monitor
         status = await monitor.do("query-status")
@@ -152,6 +91,12 @@ class _Recording:
             await check_hinting(monitor)
         return monitor
 
+    def _dressed(self, console: Lines, *, second: bool = False) -> Qemu:
+        wanted = self._wanted
+        port = wanted.freelist if wanted.freelist in PORTS else None
+        hinting = wanted.free_page_hint
+        return Qemu(wanted.command, console, freelist=port, hinting=hinting, second=second)
+
     async def _wait_for_the_guest(self, console: Lines) -> None:
         wanted = self._wanted
         if wanted.start_when is not None:
@@ -160,7 +105,9 @@ class _Recording:
         end = time.monotonic() + wanted.start_after_s
         if self._samples is not None:
             samples = self._samples
-            await self._until("waiting for a free-list sample", lambda: samples.samples > 0)
+            await self._until(
+                "waiting for a sample from the guest's sampler", lambda: samples.samples > 0
+            )
         if wanted.start_after_s > 0:
             await self._until("letting the guest run", lambda: time.monotonic() >= end)
 
@@ -180,38 +127,43 @@ class _Recording:
         uri = await self._target(stack)
         try:
             await settings.apply(wanted.parameters, wanted.capabilities)
-            await tracing.start()
+            await tracing.start(wanted.command)
             facts = await settings.facts(wanted.command)
-            if wanted.scenario:
-                facts["scenario"] = wanted.scenario
             start = {"start": time.time(), "to": uri, "events": tracing.names}
             answers = Answers(self._folder / "migrate.json", {**facts, **start})
             await monitor.do("migrate", {"uri": uri})
-            answers.save()
             ending = await self._follow(monitor, answers, tracing)
         finally:
             with suppress(RecordError):
+                await self._end(monitor)
                 await tracing.stop()
                 if attached:
                     await settings.restore()
             if wanted.qemu_log is not None and wanted.qemu_log.exists():
                 shutil.copyfile(wanted.qemu_log, self._folder / "qemu.log")
-        if attached and ending.status == "completed" and wanted.to == "exec":
+        if attached and ending.status == "completed" and wanted.to == "nowhere":
             # Nobody took the guest over: it goes on here.
             await monitor.do("cont")
         return ending
 
+    async def _end(self, monitor: Monitor) -> None:
+        """Cancel a migration that an error left under way, and wait until it is gone."""
+        end = time.monotonic() + _CANCELLING
+        while self._answer.get("status", "none") not in _ENDED and time.monotonic() < end:
+            await monitor.do("migrate_cancel")
+            await asyncio.sleep(_LOOK)
+            self._answer = await monitor.do("query-migrate")
+
     async def _target(self, stack: AsyncExitStack) -> str:
         """Return the URI to migrate to; a second QEMU is started and listens there."""
         wanted = self._wanted
+        if wanted.to == "nowhere":
+            return stack.enter_context(sink())
         if wanted.to != "second":
-            return TARGETS.get(wanted.to, wanted.to)
+            return wanted.to
         console = Lines(self._folder / "destination.log")
         stack.callback(console.close)
-        port = wanted.freelist if wanted.freelist in ("virtio", "serial") else None
-        second = Qemu(
-            wanted.command, console, freelist=port, hinting=wanted.free_page_hint, second=True
-        )
+        second = self._dressed(console, second=True)
         await stack.enter_async_context(second)
         await Settings(second.monitor).apply({}, wanted.capabilities)
         await second.monitor.do("migrate-incoming", {"uri": "tcp:127.0.0.1:0"})
@@ -220,8 +172,8 @@ class _Recording:
 
     async def _follow(self, monitor: Monitor, answers: Answers, tracing: Tracing) -> Ending:
         """Ask until the migration has ended; cancel it when it is time to."""
-        begin = saved = time.monotonic()
-        cancelling, logs = False, False
+        begin, saved = time.monotonic(), 0.0
+        cancelling, logs, told = False, False, False
         try:
             while True:
                 self._answer = await monitor.do("query-migrate")
@@ -238,8 +190,9 @@ class _Recording:
                     cancelling = True
                     await monitor.do("migrate_cancel")
                 self._say("cancelling" if cancelling else "migrating")
-                if time.monotonic() - saved > _SAVE:
-                    saved = time.monotonic()
+                if not told or time.monotonic() - saved > _SAVE:
+                    # Soon, once there is a size, so that a kill leaves it; then now and then.
+                    told, saved = "ram" in self._answer, time.monotonic()
                     answers.save()
                 await self._pause()
         except RecordError as error:
@@ -247,7 +200,12 @@ class _Recording:
             raise death or error from None
         finally:
             answers.save(final=self._answer.get("status") in _ENDED)
-        return Ending(status, self._answer.get("error-desc"), self._answer)
+        if status == "failed":
+            raise RecordError(
+                f"the migration failed: {self._answer.get('error-desc', 'no reason')}"
+            )
+        total = self._answer.get("total-time")
+        return Ending(status, since if total is None else total / 1000, self._answer)
 
     async def _pause(self) -> None:
         """Wait for the next look; a stop ends it at once, but only once."""

@@ -81,8 +81,9 @@ async def connect(to: Path | socket.socket) -> Monitor:
     try:
         where = str(to) if isinstance(to, Path) else to
         await asyncio.wait_for(client.connect(where), _PATIENCE)
-    except ConnectError as error:
-        raise RecordError(f"{_name(to)}: no QMP monitor answers ({error})") from None
+    except (ConnectError, OSError, EOFError) as error:
+        why = str(error) or type(error).__name__
+        raise RecordError(f"{_name(to)}: no QMP monitor answers ({why})") from None
     except TimeoutError:
         raise RecordError(
             f"{_name(to)}: no answer for {_PATIENCE:.0f} s; a QMP socket serves one client at a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tracer.errors import RecordError
@@ -37,9 +38,17 @@ class Tracing:
         self._turned: list[str] = []
         self.names: list[str] = []
 
-    async def start(self) -> None:
-        """Let QEMU log the events to the file; raises RecordError where it cannot."""
+    async def start(self, command: Sequence[str] = ()) -> None:
+        """Let QEMU log the events to the file; raises RecordError where it cannot.
+
+        `command` is its command line, where that is known.
+        """
         kvm = await self._monitor.attempt("query-kvm") or {}
+        if kvm.get("enabled") and command and "dirty-ring-size=" not in " ".join(command):
+            raise RecordError(
+                "KVM tells QEMU of no single write unless it has a dirty ring; launch the guest "
+                "with -accel kvm,dirty-ring-size=4096 or with -accel tcg"
+            )
         writes = _KVM_WRITES if kvm.get("enabled") else _TCG_WRITES
         for name in (*_NEEDED, *writes, *_OPTIONAL):
             states = await self._monitor.attempt("trace-event-get-state", {"name": name}) or []

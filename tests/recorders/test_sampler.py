@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from analyses.commands import run
+from tracer.errors import RecordError, UsageError
+from tracer.readers.freelist_log import read_freelist
+from tracer.recorders.sampler import SOURCE, compile_sampler
+from tracer.recorders.stamped import FreelistLines
+
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
+
+
+@needs_cc
+def test_the_sampler_sees_the_free_pages_that_the_kernel_counts(tmp_path, capsys):
+    program = tmp_path / "freelist"
+    assert run(["record", "sampler", "-o", str(program)]) == 0
+    assert capsys.readouterr().out == f"{program}\n"
+    try:
+        with Path("/proc/kpageflags").open("rb") as file:
+            file.read(8)
+    except OSError as error:
+        pytest.skip(f"/proc/kpageflags cannot be read here: {error.strerror}")
+    out = subprocess.run([program, "-n", "2", "-p", "1"], capture_output=True, check=True).stdout
+    lines = FreelistLines(tmp_path / "freelist.log")
+    lines.feed(out)
+    lines.close()
+    log = read_freelist(lines.path)
+    assert len(log.samples) == lines.samples == 2
+    seen = int(log.samples[1].count.sum())
+    # A rough measure: a machine that is at work frees and takes pages all the time.
+    assert _free_blocks() / 3 < seen < _free_blocks() * 3
+
+
+def _free_blocks():
+    """Return the pages in free blocks, which /proc/buddyinfo counts by their order."""
+    zones = Path("/proc/buddyinfo").read_text().splitlines()
+    orders = [map(int, zone.split()[4:]) for zone in zones]
+    return sum(blocks << order for zone in orders for order, blocks in enumerate(zone))
+
+
+@needs_cc
+def test_the_sampler_refuses_nonsense(tmp_path):
+    compile_sampler(tmp_path / "freelist")
+    done = subprocess.run([tmp_path / "freelist", "-p", "soon"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"'soon' is no number" in done.stderr
+
+
+def test_the_source_can_be_had(capsys):
+    assert run(["record", "sampler", "--source"]) == 0
+    assert capsys.readouterr().out == SOURCE.read_text()
+
+
+def test_a_compiler_that_is_none_or_fails_is_named(tmp_path):
+    with pytest.raises(UsageError, match="nonesuch: cannot be run"):
+        compile_sampler(tmp_path / "freelist", "nonesuch")
+    with pytest.raises(RecordError, match=r"freelist\.c does not compile"):
+        compile_sampler(tmp_path / "freelist", "false")
