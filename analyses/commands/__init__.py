@@ -19,6 +19,7 @@ from analyses.commands.info import info
 from analyses.commands.prove import prove
 from analyses.commands.record_kvm import record_kvm
 from analyses.commands.record_process import record_process
+from analyses.commands.record_qemu import record_qemu
 from analyses.commands.recording import record_migration, sampler
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
@@ -58,6 +59,7 @@ _recorders.command("migration", context_settings=_SETTINGS)(record_migration)
 _recorders.command("sampler", context_settings=_SETTINGS)(sampler)
 _recorders.command("kvm", context_settings=_SETTINGS)(record_kvm)
 _recorders.command("process", context_settings=_SETTINGS)(record_process)
+_recorders.command("qemu", context_settings=_SETTINGS)(record_qemu)
 app.add_typer(_recorders, name="record")
 app.command("strategies", context_settings=_SETTINGS)(strategies)
 

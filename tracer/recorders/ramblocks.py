@@ -19,7 +19,7 @@ from tracer.recorders.qmp import Monitor, connect, need_qmp
 
 _BLOCK = re.compile(r"\s*(\S.*?)\s+\d+ [KMG]iB((?:\s+0x[0-9a-f]+)+)(?:\s+(?:ro|rw))?\s*", re.ASCII)
 _RANGE = re.compile(
-    r"\s+([0-9a-f]{16})-[0-9a-f]{16} \(prio -?\d+, (?:ram|rom|romd|ramd)\): (\S+)"
+    r"\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom|romd|ramd)\): (\S+)"
     r"(?: @([0-9a-f]{16}))?.*",
     re.ASCII,
 )
@@ -80,18 +80,29 @@ async def regions_of(monitor: Monitor, pid: int) -> tuple[list[Region], list[str
     return regions, notes if left_out else []
 
 
-async def _mapped(monitor: Monitor) -> dict[str, int]:
-    """Return the host address of every memory region that is mapped in the guest's memory."""
+async def ranges_of(monitor: Monitor, block: RamBlock) -> list[tuple[int, int, int]]:
+    """Return where a block is in the guest's memory: address, end, and its offset there."""
+    mine = (block.name, block.name.rsplit("/", 1)[-1])
+    return [(low, high, offset) for name, low, high, offset in await _flat(monitor) if name in mine]
+
+
+async def _flat(monitor: Monitor) -> list[tuple[str, int, int, int]]:
+    """Return name, address, end and offset of everything mapped in the guest's memory."""
     text = str(await monitor.do("human-monitor-command", {"command-line": "info mtree -f"}))
     views = [view for view in text.split("FlatView #") if ' AS "memory"' in view]
+    found = filter(None, map(_RANGE.fullmatch, (views or [text])[0].splitlines()))
+    return [(m[3], int(m[1], 16), int(m[2], 16) + 1, int(m[4] or "0", 16)) for m in found]
+
+
+async def _mapped(monitor: Monitor) -> dict[str, int]:
+    """Return the host address of every memory region that is mapped in the guest's memory."""
     found: dict[str, int] = {}
-    for match in filter(None, map(_RANGE.fullmatch, (views or [text])[0].splitlines())):
-        if match[2] in found:
-            continue
-        line = f"gpa2hva 0x{match[1]}"
-        said = str(await monitor.do("human-monitor-command", {"command-line": line}))
-        if answer := _HVA.search(said):
-            found[match[2]] = int(answer[2], 16) - int(match[3] or "0", 16)
+    for name, address, _, offset in await _flat(monitor):
+        if name not in found:
+            line = f"gpa2hva 0x{address:x}"
+            said = str(await monitor.do("human-monitor-command", {"command-line": line}))
+            if answer := _HVA.search(said):
+                found[name] = int(answer[2], 16) - offset
     return found
 
 

@@ -84,12 +84,26 @@ class Session:
     def __exit__(self, *why: Any) -> None:
         self.writer.__exit__(*why)
 
-    def begin(self, zero: Int64s | None) -> None:
-        """Start at 0 with these pages, ascending, all zeros; None where that is not known."""
+    def begin(self, zero: Int64s | None, *, epochs: bool = True) -> None:
+        """Start at 0 with these pages, ascending, all zeros; None where that is not known.
+
+        epochs: whether the recording has any; the first then begins.
+        """
         if zero is not None:
             self.zeros(0, zero)
-        self.writer.write("epochs", t_ns=[0])
+        if epochs:
+            self.writer.write("epochs", t_ns=[0])
         self.writer.commit(0)
+
+    def write(self, t_ns: Int64s, pages: Int64s) -> None:
+        """Add that each of `pages` was written at the time beside it; times ascend."""
+        self.writer.write("dirty", t_ns=t_ns, page=pages, count=np.ones(len(pages), np.int64))
+        self.pages_written += len(pages)
+
+    def commit(self, until_ns: int) -> None:
+        """Put everything written on disk; it is complete up to `until_ns`."""
+        self.writer.commit(until_ns)
+        self._wanted.watch(until_ns, self.pages_written)
 
     def epoch(self, t_ns: int, pages: Int64s, zero: Int64s | None = None) -> None:
         """Add an epoch that ends at `t_ns`: its pages, ascending, and those zero at its end."""
@@ -98,9 +112,8 @@ class Session:
         if zero is not None:
             self.zeros(t_ns, zero)
         self.writer.write("epochs", t_ns=[t_ns])
-        self.writer.commit(t_ns)
         self.pages_written += len(pages)
-        self._wanted.watch(t_ns, self.pages_written)
+        self.commit(t_ns)
 
     def zeros(self, t_ns: int, pages: Int64s) -> None:
         """Add that pages, ascending, are all zeros."""
