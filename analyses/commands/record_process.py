@@ -35,7 +35,7 @@ def record_process(
         list[str] | None,
         typer.Option(
             metavar="START-END|NAME",
-            show_default="the largest mapping",
+            show_default="by QEMU's -m, else the largest mapping",
             help="Addresses of the guest's RAM in the process, hex, or part of its name in "
             "/proc/N/maps; can be repeated.",
         ),

@@ -382,6 +382,30 @@ for line in sys.stdin: print("up", flush=True)
         find_ram(helper.pid)
 
 
+@pytest.mark.parametrize(("told", "found"), [("80", 80), ("size=81920k,slots=2", 80), ("7G", 96)])
+def test_a_qemus_own_command_line_tells_the_ram_s_size(told, found):
+    """The largest mapping need not be the RAM: emulators keep large tables."""
+    text = (
+        "import mmap, sys\n"
+        "kept = [mmap.mmap(-1, mb << 20, flags=mmap.MAP_SHARED) for mb in (96, 80)]\n"
+        "for line in sys.stdin: print('up', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        ["qemu-system-x86_64", "-S", "-c", text, "-m", told],
+        executable=Path(sys.executable).resolve(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHOME": sys.base_prefix},
+    )
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "up\n"
+    (ram,) = find_ram(process.pid)
+    assert ram.pages == found << 8
+    process.communicate()
+
+
 def test_what_does_not_fit_is_said(tmp_path, capsys, monkeypatch):
     out = ["-o", str(tmp_path / "a.trace"), "--duration", "1s"]
     for arguments, code, why in (

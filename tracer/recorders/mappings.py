@@ -6,6 +6,7 @@ import mmap
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ _LINE = re.compile(
     r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)", re.ASCII
 )
 _RANGE = re.compile(r"(?:0x)?([0-9a-f]+)-(?:0x)?([0-9a-f]+)", re.ASCII | re.IGNORECASE)
+_MEMORY = re.compile(r"(?:size=)?([0-9]{1,12})([kmgt]?)(?:,.*)?", re.ASCII | re.IGNORECASE)
+_SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40}
 #: No guest's RAM: the process' own.
 _OWN = ("[heap]", "[stack]", "[vvar]", "[vdso]", "[vsyscall]", "[anon: glibc")
 
@@ -83,7 +86,8 @@ def find_ram(pid: int, named: Sequence[str] = (), size: int | None = None) -> li
 
     named: address ranges such as 7f0000000000-7f0040000000, or parts of mappings' names, in the
     order of the guest's pages. size: the RAM in bytes, of one mapping, or of two if a hole for
-    devices divides it. Else it is the largest mapping that is written and not executed.
+    devices divides it. Else it is the one of the size that a QEMU's -m says, or the largest that is
+    written and not executed.
 
     Raises UsageError where nothing fits, or too much, and lists what there is.
     """
@@ -94,7 +98,10 @@ def find_ram(pid: int, named: Sequence[str] = (), size: int | None = None) -> li
     elif size is not None:
         chosen = _sized(size, able, pid)
     else:
-        chosen = sorted(able, key=lambda m: m.size)[-1:]
+        told = _told_to_qemu(pid)
+        chosen = [m for m in able if m.size == told]
+        if len(chosen) != 1:
+            chosen = sorted(able, key=lambda m: m.size)[-1:]
         if not chosen:
             raise UsageError(f"process {pid} has no memory that could be a guest's")
     regions, first = [], 0
@@ -145,6 +152,20 @@ def _sized(size: int, able: Sequence[Mapping], pid: int) -> list[Mapping]:
             f"process {pid} has no mapping of {size} bytes, nor two that make it up; {_list(able)}"
         )
     return whole
+
+
+def _told_to_qemu(pid: int) -> int | None:
+    """Return the bytes of RAM that a QEMU's command line gives its guest, None of another."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    if not Path(words[0]).name.startswith(("qemu", "kvm")):
+        return None
+    value = next((value for option, value in pairwise(words) if option in ("-m", "--m")), "")
+    match = _MEMORY.fullmatch(value)
+    # A number alone is one of MiB.
+    return None if match is None else int(match[1]) << _SHIFTS[(match[2] or "m").lower()]
 
 
 def _list(there: Sequence[Mapping]) -> str:
