@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.recorders.test_kvm import CODE, START
 from tracer.recorders.kvm_demos import Demo
 from tracer.recorders.mappings import PAGE, Region
 
@@ -58,8 +59,17 @@ def running(folder: Path, demo: Demo, *options: str) -> Iterator[tuple[subproces
         process.wait()
 
 
+def firmware(folder: Path) -> list[str]:
+    """Return options for a guest that writes the pages `WRITTEN` for ever instead of a BIOS."""
+    path = folder / "firmware"
+    # It waits longer between two passes, so that no dirty ring is ever full.
+    code = CODE.replace(bytes.fromhex("b9d007"), bytes.fromhex("b9ffff"))
+    path.write_bytes(bytes(192 << 10) + code.ljust(0xFFF0, b"\0") + START.ljust(16, b"\0"))
+    return ["-bios", str(path)]
+
+
 def wait_for_program(pid: int, ram: Region) -> None:
-    """Wait until the guest's program has written its last page: the BIOS is done by then."""
+    """Wait until the guest's program has written a page: the BIOS is done by then."""
     deadline = time.monotonic() + 60
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         while True:

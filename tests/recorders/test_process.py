@@ -19,6 +19,7 @@ from analyses.commands.units import size
 from tests.guest import NoGuestError
 from tests.recorders import boot, linux
 from tests.recorders.softdirty_guest import Child, kvm, plain
+from tests.recorders.test_kvm import WRITTEN
 from tests.recorders.test_kvm_log import needs_kvm
 from tracer import Trace, UsageError
 from tracer.errors import RecordError
@@ -159,7 +160,13 @@ def pages_of(trace, t):
 def test_a_recording_of_qemu_has_the_pages_that_its_guest_writes(accelerator, tmp_path, capsys):
     out = tmp_path / "a.trace"
     options = ["--interval", "100ms", "--duration", "600ms", "-o", str(out)]
-    with boot.running(tmp_path, DEMOS["hot"], "-accel", accelerator) as (process, socket):
+    always = set(range(boot.FIRST, boot.FIRST + HOT))
+    ever = set(range(boot.FIRST, boot.FIRST + boot.PAGES))
+    guest = ["-accel", accelerator]
+    if accelerator == "kvm":  # where a BIOS takes long on some machines
+        guest += boot.firmware(tmp_path)
+        always, ever = set(), WRITTEN
+    with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
         pid, regions, notes = ask_qemu(socket)
         assert pid == process.pid
         assert (regions[0].name, regions[0].pages) == ("pc.ram", boot.MEMORY // PAGE)
@@ -178,9 +185,9 @@ def test_a_recording_of_qemu_has_the_pages_that_its_guest_writes(accelerator, tm
     assert trace.unfinished is None
     assert trace.meta.blocks[0].name == "pc.ram"
     assert len(trace.epochs) >= 4
-    hot = set(range(boot.FIRST, boot.FIRST + HOT))
-    for t in trace.epochs[1:].tolist():
-        assert hot < pages_of(trace, t) <= set(range(boot.FIRST, boot.FIRST + boot.PAGES))
+    seen = [pages_of(trace, t) for t in trace.epochs[1:].tolist()]
+    assert all(always <= pages <= ever for pages in seen)
+    assert set().union(*seen) == ever
     zero = next(trace.rows("zero"))
     at_start = zero.count[zero.t == 0].sum()
     assert trace.meta.pages // 2 < at_start < trace.meta.pages - boot.PAGES // 2
@@ -225,14 +232,15 @@ def test_a_recording_ends_with_its_process(pauses, tmp_path, monkeypatch):
     text = (
         "m = mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
         "input(), print(np.frombuffer(m, np.uint8).ctypes.data, flush=True)\n"
-        "end = time.monotonic() + 1.5\n"
-        "while time.monotonic() < end: m[8192] = m[8192] + 1 & 255; time.sleep(0.001)\n"
+        "for _ in range(800): m[8192] = m[8192] + 1 & 255; time.sleep(0.002)\n"
     )
     with Helper(text) as helper:
         start = int(helper.say())
         regions = find_ram(helper.pid, [f"{start:x}-{start + (4 << 20):x}"])
         wanted = Wanted(tmp_path / "a.trace")
+        begin = time.monotonic_ns()
         recorded = record_process(wanted, helper.pid, regions, interval_ns=50_000_000)
+        took = time.monotonic_ns() - begin
         assert recorded.ended == "the process ended"
         assert helper.end() == 0
     trace = Trace.open(recorded.out)
@@ -243,7 +251,8 @@ def test_a_recording_ends_with_its_process(pauses, tmp_path, monkeypatch):
     assert all(pages <= {2} for pages in seen)
     source = trace.meta.source
     assert (source["paused_ns"] > 0) is pauses
-    assert source["longest_pause_ns"] <= source["paused_ns"] < 1_000_000_000
+    assert source["longest_pause_ns"] <= source["paused_ns"]
+    assert trace.meta.duration_ns + source["paused_ns"] < took
 
 
 # -- its parts ----------------------------------------------------------------------------------
