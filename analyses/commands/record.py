@@ -50,6 +50,7 @@ def make(
                 force=force,
                 stop=stop,
                 watch=meter,
+                doing=meter.doing,
             )
         )
     show(recorded, Page(stderr=True))

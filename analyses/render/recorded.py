@@ -10,7 +10,7 @@ from rich.text import Text
 
 from analyses.render.grid import labelled
 from analyses.render.terminal import Page
-from analyses.render.text import duration, pages, plain
+from analyses.render.text import duration, pages, percent, plain
 from tracer.recorders.session import Recorded
 
 _INDENT = 16
@@ -49,6 +49,13 @@ class Meter:
             f"recording: {duration(elapsed_ns)}, {pages(written)} written, {rate:,} pages/s; "
             "Ctrl-C ends it"
         )
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show that other work goes on, before or after the recording."""
+        now = time.monotonic()
+        if now - self._drawn >= _PAUSE:
+            self._drawn, self._last = now, self._last or (0, 0)
+            self._draw(f"{what}: {percent(done, total)}")
 
     def _draw(self, line: str) -> None:
         if self._page.is_terminal and (line or self._last is not None):

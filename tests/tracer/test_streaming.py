@@ -83,6 +83,22 @@ def test_a_recording_opens_up_to_its_last_commit_at_any_moment(tmp_path):
     assert Trace.open(path).meta.duration_ns == 300
 
 
+def test_rows_on_disk_without_their_commit_are_left_out(tmp_path):
+    path = tmp_path / "a.trace"
+    with StreamingWriter(path, META) as writer:
+        epoch(writer, 1)
+        size = (path / "recording.arrows").stat().st_size
+        many = np.full(200_000, 200)
+        writer.write("dirty", t_ns=many, page=many, count=many)
+        assert (path / "recording.arrows").stat().st_size > size
+        trace = Trace.open(path)
+        trace.validate()
+        assert trace.num_rows("dirty") == 2
+        assert "are left out" in str(trace.unfinished)
+        writer.commit(200)
+        assert Trace.open(path).num_rows("dirty") == 200_002
+
+
 def test_wherever_the_journal_breaks_off_whole_commits_are_left(tmp_path):
     path = tmp_path / "a.trace"
     with StreamingWriter(path, META) as writer:

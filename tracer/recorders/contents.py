@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tracer.recorders.mappings import PAGE, Backing, Region, mappings
-from tracer.recorders.session import runs, zero_pages
+from tracer.recorders.session import Doing, runs, zero_pages
 from tracer.recorders.softdirty import read_pagemap, untouched
 from tracer.rows import Flags, Int64s
 
@@ -45,7 +45,7 @@ class Contents:
             return
         self._files.append((start, end, fd, offset))
 
-    def all_zero(self, pagemap: int) -> Flags:
+    def all_zero(self, pagemap: int, doing: Doing = lambda _what, _done, _total: None) -> Flags:
         """Return for every page whether it is all zeros. `pagemap` is an open /proc/PID/pagemap."""
         zero = np.zeros(sum(region.pages for region in self._regions), np.bool_)
         for region in self._regions:
@@ -56,6 +56,7 @@ class Contents:
                 known = np.zeros_like(bare) if region.backing == "shared" else bare
                 for pages in self.zero(first + np.flatnonzero(~known)):
                     zero[pages] = True
+                doing("reading the guest's pages", first + len(entries), len(zero))
         return zero
 
     def zero(self, pages: Int64s) -> Iterator[Int64s]:

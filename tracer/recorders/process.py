@@ -207,7 +207,7 @@ class _Recording:
         else:
             pagemap = os.open(f"/proc/{self._pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                zero = self._contents.all_zero(pagemap)
+                zero = self._contents.all_zero(pagemap, self._wanted.doing)
             finally:
                 os.close(pagemap)
             for pages in self._harvest():

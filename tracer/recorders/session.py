@@ -13,12 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import UsageError
+from tracer.files import check_free
 from tracer.format import Meta, Resolution
 from tracer.rows import Int64s
 from tracer.streaming import StreamingWriter
+from tracer.writer import refuse_foreign
 
 #: Told how far a recording is: ns recorded, and pages seen written so far.
 Watch = Callable[[int, int], None]
+#: Told of other work: what it is, how much is done, how much there is.
+Doing = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Wanted:
     """How long to record and where to: what every recorder is told.
 
     duration_ns: None until stopped. `stop` is set, by whoever, to end the recording with what it
-    has. `watch` is called a few times a second.
+    has. `watch` is called a few times a second, `doing` before and after the recording.
+
+    Raises UsageError if nothing may be put at `out`, or there is no time to record.
     """
 
     out: Path
@@ -34,8 +40,11 @@ class Wanted:
     force: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = lambda _ns, _pages: None
+    doing: Doing = lambda _what, _done, _total: None
 
     def __post_init__(self) -> None:
+        refuse_foreign(self.out)
+        check_free(self.out, force=self.force)
         if self.duration_ns is not None and self.duration_ns <= 0:
             raise UsageError("the duration is 0; a trace needs some time")
 
@@ -125,7 +134,10 @@ class Session:
         if ended is None:
             ended = "stopped" if self._wanted.stop.is_set() else "the duration is over"
         told = [*self.writer.meta.source.get("notes", ()), *notes]
-        trace = self.writer.finish(source={**source, "ended": ended, "notes": told})
+        trace = self.writer.finish(
+            source={**source, "ended": ended, "notes": told},
+            progress=lambda done, total: self._wanted.doing("finishing the trace", done, total),
+        )
         return Recorded(
             out=self.writer.path,
             pages=trace.meta.pages,

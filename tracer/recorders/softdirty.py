@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _SOFT_DIRTY = np.uint64(1 << 55)
 _PRESENT_OR_SWAPPED = np.uint64(3 << 62)
-#: Pages whose entries are read at once: 8 GiB of a guest, 16 MiB of entries.
-_CHUNK = 1 << 21
+#: Pages whose entries are read at once: 1 GiB of a guest, 2 MiB of entries.
+_CHUNK = 1 << 18
 
 
 class SoftDirty:
