@@ -199,7 +199,8 @@ def sampler(
     """Make the program that samples the free list inside a Linux guest.
 
     One static file without dependencies, to be copied into the guest and run as root: `freelist -o
-    /dev/virtio-ports/org.dirtylog.freelist`; -p sets the pause between two samples in ms.
+    /dev/virtio-ports/org.dirtylog.freelist`; -p sets the pause between two samples in ms, -s
+    streams every page taken and given back as ftrace's text.
     """
     from analyses.render.terminal import emit  # noqa: PLC0415
     from tracer.recorders.sampler import SOURCE, compile_sampler  # noqa: PLC0415

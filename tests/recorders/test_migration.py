@@ -25,6 +25,13 @@ ROOT = Path(__file__).parent.parent.parent
 RECORD = [sys.executable, "-m", "analyses.commands", "record", "migration"]
 LOAD = "hot,mb=16,rate=2000,percent=90,share=10"
 
+#: A stand-in for `ssh guest freelist`: samples by the clock of this machine.
+SAMPLES = """while :; do
+    read up rest </proc/uptime
+    printf 'FREELIST begin mono=%s end=%s real=0.0 pfns=32768\\n7000+100\\nFREELIST done\\n' $up $up
+    sleep 0.2
+done"""
+
 
 @pytest.fixture
 def record(capsys, monkeypatch):
@@ -38,11 +45,21 @@ def record(capsys, monkeypatch):
     return call
 
 
-def start(*arguments):
-    command = [*RECORD, *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def start():
+    started = []
+
+    def call(*arguments):
+        command = [*RECORD, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield call
+    for process in started:
+        # Its guest ends with it.
+        process.kill()
+        process.communicate()
 
 
 def until(found, what):
@@ -59,8 +76,9 @@ def grown(log):
 
 def qemu_of(process):
     """Return the process ids of the guests that a recorder has launched."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in children.read_text().split()]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    names = {int(pid): Path(f"/proc/{pid}/comm").read_text() for pid in children}
+    return [pid for pid, name in names.items() if name.startswith("qemu-system")]
 
 
 def test_a_launched_guest_is_migrated_and_its_trace_replays(record, guest, tmp_path):
@@ -125,21 +143,26 @@ def test_to_a_second_qemu_with_hints_and_a_serial_port(record, guest, tmp_path):
     assert b"ready" not in (logs / "destination.log").read_bytes()
 
 
-def test_ctrl_c_cancels_and_keeps_what_there_is(guest, tmp_path):
+def test_ctrl_c_cancels_and_keeps_what_there_is(start, guest, tmp_path):
     out = tmp_path / "x.trace"
-    process = start("-o", out, "--start-when", "ready", "--bandwidth", "2MiB/s", "--", *guest(LOAD))
+    process = start(
+        "-o", out, "--start-when", "ready", "--bandwidth", "2MiB/s", "--freelist",
+        f"exec:{SAMPLES}", "--", *guest(LOAD),
+    )  # fmt: skip
     until(lambda: grown(tmp_path / "x.trace.log" / "qemu.log"), "the log to grow")
     (qemu,) = qemu_of(process)
     process.send_signal(signal.SIGINT)
     said, words = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, f"{out}\n"), words
     assert "the migration was cancelled after" in words
-    assert Trace.open(out).migration["status"] == "cancelled"
+    trace = Trace.open(out)
+    assert trace.migration["status"] == "cancelled"
+    assert trace.meta.freelist_resolution == "sampled"
     assert [file.name for file in tmp_path.iterdir()] == ["x.trace"]
     assert not Path(f"/proc/{qemu}").exists()
 
 
-def test_ctrl_c_before_the_migration_leaves_nothing(guest, tmp_path):
+def test_ctrl_c_before_the_migration_leaves_nothing(start, guest, tmp_path):
     process = start("-o", tmp_path / "x.trace", "--start-when", "nothing", "--", *guest("idle"))
     until(lambda: (tmp_path / "x.trace.log" / "console.log").exists() and qemu_of(process), "QEMU")
     process.send_signal(signal.SIGINT)
@@ -148,7 +171,7 @@ def test_ctrl_c_before_the_migration_leaves_nothing(guest, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_recording_opens_up_to_where_it_goes(guest, tmp_path):
+def test_a_killed_recording_opens_up_to_where_it_goes(start, guest, tmp_path):
     logs = tmp_path / "x.trace.log"
     process = start(
         "-o", tmp_path / "x.trace", "--freelist", "virtio", "--start-when", "ready",
@@ -169,10 +192,10 @@ def test_a_killed_recording_opens_up_to_where_it_goes(guest, tmp_path):
     again = start("-o", tmp_path / "x.trace", "--", "true")
     _, words = again.communicate(timeout=60)
     assert again.returncode == 2
-    assert "is no empty folder" in words
+    assert "x.trace.log: holds a recording that was kept or cut short" in words
 
 
-def test_a_guest_that_dies_is_said_and_its_log_kept(guest, tmp_path):
+def test_a_guest_that_dies_is_said_and_its_log_kept(start, guest, tmp_path):
     process = start(
         "-o", tmp_path / "x.trace", "--start-when", "ready", "--bandwidth", "2MiB/s",
         "--", *guest(LOAD),

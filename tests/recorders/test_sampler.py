@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,39 @@ def _free_blocks():
     zones = Path("/proc/buddyinfo").read_text().splitlines()
     orders = [map(int, zone.split()[4:]) for zone in zones]
     return sum(blocks << order for zone in orders for order, blocks in enumerate(zone))
+
+
+def test_the_sampler_streams_what_the_guest_takes_and_gives_back(guest, tmp_path):
+    out = tmp_path / "stream"
+    command = guest(
+        "churn,mb=4,rate=10,fill=8 sampler=-s", "-device", "virtio-serial-pci",
+        "-chardev", f"file,id=stream,path={out}",
+        "-device", "virtserialport,chardev=stream,name=org.dirtylog.freelist",
+    )  # fmt: skip
+    qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            text = out.read_text() if out.exists() else ""
+            if text.count("mm_page_free:") > 5000:
+                break
+            time.sleep(0.1)
+    finally:
+        qemu.kill()
+        qemu.wait()
+    lines = text.splitlines()[:-1]
+    end = lines.index("FREELIST done")
+    begin = re.fullmatch(r"FREELIST begin mono=([0-9.]+) end=\S+ real=\S+ pfns=32768", lines[0])
+    events = [
+        re.search(r" ([0-9]+\.[0-9]{6}): mm_page_(alloc|free): page=\S+ pfn=0x([0-9a-f]+)", line)
+        for line in lines[end + 1 :]
+    ]
+    found = [event for event in events if event is not None]
+    assert len(found) > 0.99 * len(events)
+    # On the sample's clock, from before its walk on; 8 MB are taken and given back in turns.
+    assert abs(float(found[0][1]) - float(begin[1])) < 5
+    assert all(int(event[3], 16) < 32768 for event in found)
+    taken = {event[3] for event in found if event[2] == "alloc"}
+    assert len(taken & {event[3] for event in found if event[2] == "free"}) > 1000
 
 
 @needs_cc

@@ -31,6 +31,11 @@ class Folder:
         self.path = path.resolve()
         if force and (path / "console.log").exists():
             self.remove()
+        if (path / "console.log").exists():
+            raise UsageError(
+                f"{path}: holds a recording that was kept or cut short; make a trace of it with "
+                "dirtylog import qemu, or remove it"
+            )
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path}: exists and is no empty folder; choose another name")
         try:

@@ -25,7 +25,7 @@ _UNFIT = {
     "-S": "a guest that stands still writes nothing",
 }
 #: How long (s) a QEMU that was asked to leave is waited for.
-_LEAVING = 10.0
+_LEAVING = 5.0
 #: And one that never answered.
 _SETTLING = 1.0
 _PR_SET_PDEATHSIG = 1

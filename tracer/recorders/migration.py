@@ -31,7 +31,7 @@ _POLL = 0.2
 _LOOK = 0.05
 #: How often migrate.json is written while the migration goes on (s).
 _SAVE = 5.0
-#: How long a migration that was cancelled may take to end (s).
+#: How long QEMU may take to end a migration and to be left as it was (s).
 _CANCELLING = 10.0
 _ENDED = ("completed", "failed", "cancelled", "none")
 
@@ -41,12 +41,17 @@ def record_migration(
 ) -> Ending:
     """Run a migration and record it in `folder`; Ctrl-C cancels it and keeps what there is.
 
+    A second Ctrl-C does not wait for a QEMU that does not answer.
+
     Raises UsageError and RecordError where it cannot be run or fails, KeyboardInterrupt if it was
     stopped before it began.
     """
     need_qmp()
     recording = _Recording(wanted, folder, progress or (lambda _: None))
-    return asyncio.run(recording.run())
+    try:
+        return asyncio.run(recording.run())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 class _Recording:
@@ -134,11 +139,12 @@ class _Recording:
             await monitor.do("migrate", {"uri": uri})
             ending = await self._follow(monitor, answers, tracing)
         finally:
-            with suppress(RecordError):
-                await self._end(monitor)
-                await tracing.stop()
-                if attached:
-                    await settings.restore()
+            with suppress(RecordError, TimeoutError):
+                async with asyncio.timeout(_CANCELLING):
+                    await self._end(monitor)
+                    await tracing.stop()
+                    if attached:
+                        await settings.restore()
             if wanted.qemu_log is not None and wanted.qemu_log.exists():
                 shutil.copyfile(wanted.qemu_log, self._folder / "qemu.log")
         if attached and ending.status == "completed" and wanted.to == "nowhere":
@@ -148,8 +154,7 @@ class _Recording:
 
     async def _end(self, monitor: Monitor) -> None:
         """Cancel a migration that an error left under way, and wait until it is gone."""
-        end = time.monotonic() + _CANCELLING
-        while self._answer.get("status", "none") not in _ENDED and time.monotonic() < end:
+        while self._answer.get("status", "none") not in _ENDED:
             await monitor.do("migrate_cancel")
             await asyncio.sleep(_LOOK)
             self._answer = await monitor.do("query-migrate")
@@ -223,15 +228,25 @@ class _Recording:
 
 @contextmanager
 def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM set `stop`; in a thread that gets no signals do nothing."""
+    """Let SIGINT and SIGTERM set `stop`, and a second one give up whatever is waited for.
+
+    In a thread that gets no signals nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def on_signal() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
     for number in signals:
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     try:
         yield
     finally:

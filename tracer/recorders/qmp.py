@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 #: QEMU answers at once; longer than this (s) somebody else holds the monitor.
-_PATIENCE = 20.0
+_PATIENCE = 10.0
 
 
 class Monitor:
@@ -53,8 +53,8 @@ class Monitor:
         """Hang up; a QEMU that is gone already is no error."""
         from qemu.qmp import QMPError  # noqa: PLC0415 - optional
 
-        with suppress(QMPError, OSError, EOFError):
-            await self._client.disconnect()
+        with suppress(QMPError, OSError, EOFError, TimeoutError):
+            await asyncio.wait_for(self._client.disconnect(), _PATIENCE)
 
 
 def need_qmp() -> None:

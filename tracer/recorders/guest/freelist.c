@@ -2,12 +2,14 @@
  * freelist - samples the free list of a Linux guest from inside, for dirtylog.
  *
  *   cc -O2 -static -o freelist freelist.c
- *   freelist [-p MILLISECONDS] [-n SAMPLES] [-o PORT]
+ *   freelist [-p MILLISECONDS] [-n SAMPLES] [-s] [-o PORT]
  *
  * A sample is one walk over /proc/kpageflags (so: as root): the runs of page frames that carry
  * KPF_BUDDY, as `start+count` in hex, between a line with the walk's begin and end and a last one.
  * -p  pause between two samples (200)
  * -n  stop after so many samples (never)
+ * -s  instead of further samples, every page that is taken or given back, as the kernel's events
+ *     kmem:mm_page_alloc and mm_page_free in ftrace's text, on the clock of the sample (mono)
  * -o  where to write, a file, a serial or a virtio port (standard output)
  */
 #define _GNU_SOURCE
@@ -17,13 +19,19 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 #define KPF_BUDDY (UINT64_C(1) << 10)
 #define FRAMES 32768
+#define TRACEFS "/sys/kernel/tracing"
+/* An instance of our own: whoever else traces is not disturbed. */
+#define TRACE TRACEFS "/instances/dirtylog"
 
 struct run {
 	uint64_t start, count;
@@ -114,6 +122,58 @@ static void make_raw(int port)
 	}
 }
 
+static void set(const char *name, const char *value)
+{
+	char path[256];
+	int file;
+
+	snprintf(path, sizeof path, TRACE "/%s", name);
+	file = open(path, O_WRONLY | O_TRUNC);
+	if (file < 0 || write(file, value, strlen(value)) < 0)
+		die(path);
+	close(file);
+}
+
+static void nothing(int number)
+{
+	(void)number;
+}
+
+/* Copies events to the output until a signal comes or nobody reads. */
+static void stream(int file, FILE *out)
+{
+	static const char *const events[] = { "events/kmem/mm_page_alloc/enable",
+					      "events/kmem/mm_page_free/enable" };
+	struct sigaction stop = { .sa_handler = nothing };
+	static char text[1 << 16];
+	ssize_t got;
+	int pipe;
+
+	sigaction(SIGINT, &stop, NULL);
+	sigaction(SIGTERM, &stop, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	if (access(TRACEFS "/instances", F_OK))
+		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
+	if (mkdir(TRACE, 0700) && errno != EEXIST)
+		die(TRACE);
+	set("trace_clock", "mono");
+	set("buffer_size_kb", "16384");
+	pipe = open(TRACE "/trace_pipe", O_RDONLY | O_CLOEXEC);
+	if (pipe < 0)
+		die(TRACE "/trace_pipe");
+	/* Events first: what happens during the walk is in both, not in neither. */
+	for (int i = 0; i < 2; i++)
+		set(events[i], "1");
+	sample(file, out);
+	while ((got = read(pipe, text, sizeof text)) > 0)
+		if (fwrite(text, 1, got, out) != (size_t)got || fflush(out))
+			break;
+	for (int i = 0; i < 2; i++)
+		set(events[i], "0");
+	close(pipe);
+	rmdir(TRACE);
+}
+
 static long number(const char *text)
 {
 	char *end;
@@ -131,13 +191,15 @@ int main(int argc, char **argv)
 	long pause = 200, samples = -1;
 	const char *port = NULL;
 	FILE *out = stdout;
-	int option, file;
+	int option, file, streaming = 0;
 
-	while ((option = getopt(argc, argv, "p:n:o:")) != -1) {
+	while ((option = getopt(argc, argv, "p:n:so:")) != -1) {
 		if (option == 'p')
 			pause = number(optarg);
 		else if (option == 'n')
 			samples = number(optarg);
+		else if (option == 's')
+			streaming = 1;
 		else if (option == 'o')
 			port = optarg;
 		else
@@ -150,6 +212,10 @@ int main(int argc, char **argv)
 		die(port);
 	make_raw(fileno(out));
 	setvbuf(out, NULL, _IOFBF, 1 << 16);
+	if (streaming) {
+		stream(file, out);
+		return 0;
+	}
 	for (long n = 0; samples < 0 || n < samples; n++) {
 		if (n)
 			nanosleep(&(struct timespec){ pause / 1000, pause % 1000 * 1000000 }, NULL);
