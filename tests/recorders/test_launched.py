@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -26,11 +25,16 @@ ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
 pytestmark = [boot.needs_qemu, needs_compiler]
 
-#: Stores a word over the end of the first page, and ends QEMU when it has written the last.
+#: Waits, stores a word over the end of the first page, writes the last one, and ends QEMU.
 ACROSS = Demo(
     "across",
     "",
     """
+        mov $1000, %dx
+wait:   mov $0xffff, %cx
+turn:   loop turn
+        dec %dx
+        jnz wait
         mov %si, %es
         mov %ax, %es:0xfff
         sub $0x100, %di
@@ -39,7 +43,7 @@ ACROSS = Demo(
         out %al, $0xf4
 self:   jmp self
     """,
-    bytes.fromhex("8ec6 26a3ff0f 81ef0001 8ec7 26fe060000 e6f4 ebfe"),
+    bytes.fromhex("bae803 b9ffff e2fe 4a 75f8 8ec6 26a3ff0f 81ef0001 8ec7 26fe060000 e6f4 ebfe"),
 )
 
 
@@ -62,8 +66,9 @@ def columns(trace):
 @pytest.fixture(scope="module")
 def hot(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hot")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
-    code, out = record(folder, DEMOS["hot"], "--duration", "4s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        code, out = record(folder, DEMOS["hot"], "--duration", "4s")
     assert code == 0
     return Trace.open(out)
 
@@ -114,7 +119,7 @@ def test_a_store_across_pages_writes_both_and_the_guest_may_end_by_itself(tmp_pa
     trace.validate()
     t, page = columns(trace)
     assert trace.unfinished is None
-    # The BIOS has been there before.
+    # The BIOS has been there before, until the program began to wait.
     own = (t > t[-1] - 10**7) & (page >= boot.FIRST) & (page < boot.FIRST + boot.PAGES)
     assert set(page[own].tolist()) == {boot.FIRST, boot.FIRST + 1, boot.FIRST + boot.PAGES - 1}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.trace", "boot.img"]
