@@ -100,6 +100,8 @@ def plan(
         if len(fitting) < len(able):
             alone = ", ".join(s.name for s in fitting)
             remarks.append(f"{trace.name}: no free list, so {alone} is all that can be replayed")
+        if trace.unfinished:
+            remarks.append(f"{trace.name}: {trace.unfinished}")
         chosen.append((trace, fitting))
     return Plan(parameters, tuple(chosen), tuple(remarks))
 

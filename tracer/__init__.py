@@ -3,6 +3,7 @@
 from tracer.errors import DirtylogError, TraceError, UsageError, VersionError
 from tracer.format import Block, Meta
 from tracer.rows import Rows
+from tracer.streaming import StreamingWriter
 from tracer.trace import Trace
 from tracer.writer import TraceWriter
 
@@ -11,6 +12,7 @@ __all__ = [
     "DirtylogError",
     "Meta",
     "Rows",
+    "StreamingWriter",
     "Trace",
     "TraceError",
     "TraceWriter",

@@ -20,6 +20,7 @@ from tracer import checks
 from tracer.errors import TraceError
 from tracer.format import META, MIGRATION, SAMPLED_FREELIST, SCHEMAS, Meta, TableName
 from tracer.rows import NO_TIMES, Int64s, Rows, rows_of
+from tracer.unfinished import JOURNAL, UnfinishedTable, open_unfinished
 
 _HASH_CHUNK = 16 << 20
 _RECENT_BATCHES = 16
@@ -58,7 +59,11 @@ class Trace:
             raise TraceError(f"{header}: missing; {path} is no trace") from None
         except (OSError, UnicodeDecodeError) as error:
             raise TraceError(f"{header}: cannot be read ({error})") from None
-        meta = _with_resolution(Meta.from_json(text, str(header)), path / "freelist.arrow")
+        meta = Meta.from_json(text, str(header))
+        if (path / JOURNAL).exists():
+            meta, rows = open_unfinished(path, meta)
+            return cls(path.name.removesuffix(".trace"), meta, path, {**rows})
+        meta = _with_resolution(meta, path / "freelist.arrow")
         tables: dict[TableName, _Source] = {
             name: _FileSource(_regular(file), name, _schema(name, meta))
             for name in SCHEMAS
@@ -133,6 +138,13 @@ class Trace:
         if not isinstance(body, dict):
             raise TraceError(f"{file}: holds no JSON object")
         return body
+
+    @property
+    def unfinished(self) -> str | None:
+        """What there is of a recording that has not ended or was killed; None of a whole one."""
+        if not isinstance(self._tables.get("dirty"), UnfinishedTable):
+            return None
+        return str(self.meta.source["notes"][-1])
 
     @property
     def exact(self) -> bool:

@@ -43,12 +43,7 @@ class TraceWriter:
         force: bool = False,
     ):
         self.path = Path(path)
-        if self.path.suffix != SUFFIX:
-            raise UsageError(f"{self.path}: a trace's name ends in {SUFFIX}")
-        if self.path.is_dir() and not (self.path / META).exists() and any(self.path.iterdir()):
-            raise UsageError(
-                f"{self.path}: holds something else than a trace and will not be replaced"
-            )
+        refuse_foreign(self.path)
         self._force = force
         self._sampled = sampled
         self._options = pa.ipc.IpcWriteOptions(
@@ -127,6 +122,14 @@ class TraceWriter:
             rows = pa.concat_tables(waiting).combine_chunks()
             self._writers[table].write_table(rows, max_chunksize=BATCH_ROWS)
             waiting.clear()
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise UsageError where `path` is no place for a trace, whatever the user forces."""
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{path}: a trace's name ends in {SUFFIX}")
+    if path.is_dir() and not (path / META).exists() and any(path.iterdir()):
+        raise UsageError(f"{path}: holds something else than a trace and will not be replaced")
 
 
 class _Unfinished(Exception):  # noqa: N818 - a signal, not an error

@@ -33,6 +33,9 @@ from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
 from analyses.commands.programs import programs
 from analyses.commands.prove import prove
+from analyses.commands.record_kvm import record_kvm
+from analyses.commands.record_process import record_process
+from analyses.commands.record_qemu import record_qemu
 from analyses.commands.recording import record_migration, sampler
 from analyses.commands.repair import repair
 from analyses.commands.replay import replay
@@ -86,6 +89,9 @@ app.command("synth", context_settings=_SETTINGS)(synth)
 _recorders = _app("Record a running guest.")
 _recorders.command("migration", context_settings=_SETTINGS)(record_migration)
 _recorders.command("sampler", context_settings=_SETTINGS)(sampler)
+_recorders.command("kvm", context_settings=_SETTINGS)(record_kvm)
+_recorders.command("process", context_settings=_SETTINGS)(record_process)
+_recorders.command("qemu", context_settings=_SETTINGS)(record_qemu)
 app.add_typer(_recorders, name="record")
 app.command("strategies", context_settings=_SETTINGS)(strategies)
 

@@ -101,3 +101,27 @@ class FreeList(StrEnum):
 
     event = "event"
     sampled = "sampled"
+
+
+class KvmDemo(StrEnum):
+    """Guest programs of `record kvm`."""
+
+    sweep = "sweep"
+    hot = "hot"
+    scatter = "scatter"
+
+
+class KvmLog(StrEnum):
+    """KVM's dirty logs."""
+
+    bitmap = "bitmap"
+    manual = "manual"
+    ring = "ring"
+
+
+class ProcessMethod(StrEnum):
+    """How `record process` tells which pages were written."""
+
+    auto = "auto"
+    protect = "protect"
+    soft_dirty = "soft-dirty"

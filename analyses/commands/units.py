@@ -11,7 +11,6 @@ _RATE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?(?P<unit>B|bit)/s")
 _SIZE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?B")
 _DURATION = re.compile(_NUMBER + r" ?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|min)")
 
-_SIZE = re.compile(_NUMBER + r" ?(?P<prefix>[kKMGT]i?)?B")
 _COUNT = re.compile(_NUMBER + r" ?(?P<prefix>[kMG])?")
 _SHARE = re.compile(_NUMBER + r" ?(?P<percent>%)?")
 

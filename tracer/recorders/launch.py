@@ -129,6 +129,12 @@ class Qemu:
         assert self._monitor is not None
         return self._monitor
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def death(self) -> RecordError | None:
         """Return what to say if it has ended, None while it runs."""
         if self._process is None or self._process.returncode is None:
