@@ -19,6 +19,10 @@ _COURSES = 6
 #: How often an interval is drawn that must be longer than the silence so far.
 _TRIES = 32
 
+#: No more writes of a page are drawn after one sighting, and beyond the recording: spread, they
+#: leave no longer gaps than matter, however long an epoch or a continuation.
+_MOST_HIDDEN, _MOST_ONWARD = 256, 4096
+
 _jit = njit(cache=True, nogil=True)
 
 
@@ -156,12 +160,13 @@ def draw_hidden(
             # What comes after a page was freed says nothing of what came before.
             bridged = until[i] == closes[i] and closes[i] < end and shape != 1
             total, kept = 0.0, 0
+            least = max(closest, (until[i] - t[i]) / _MOST_HIDDEN)
             for _ in range(_COURSES if bridged else 1):
                 now, steps = t[i], 0
                 while True:
                     gap = _interval(rng, shape, share, short, ratio, interval)
                     # Beyond the recording: float to int64 must not overflow.
-                    now += np.int64(min(max(gap, closest), 4e18 - now))
+                    now += np.int64(min(max(gap, least), 4e18 - now))
                     if now >= until[i]:
                         break
                     if steps == len(course):
@@ -209,9 +214,10 @@ def draw_onward(rng, last, end, until, family, mean, families, closest):
         else:
             gap = quiet + interval * rng.standard_exponential()
         now = np.float64(end) + (gap - quiet)
+        least = max(closest, (until - end) / _MOST_ONWARD)
         while now <= until:
             out_t, out_who = _put(out_t, out_who, number, max(np.int64(now), end + 1), page)
             number += 1
             gap = _interval(rng, shape, share, short, ratio, interval)
-            now += max(gap, closest)
+            now += max(gap, least)
     return out_t[:number], out_who[:number]
