@@ -51,7 +51,7 @@ class Memory:
     ) -> None:
         words = (meta.pages + 63) // 64
         nothing = np.empty(0, np.uint64)
-        self.state: npt.NDArray[np.uint64] = np.zeros((words, 8), np.uint64)
+        self.state = _lines(words)
         self._last_word = np.uint64((1 << ((meta.pages - 1) % 64 + 1)) - 1)
         self._blocks = meta.blocks
         self.ctl = np.zeros(k.CTL_SIZE, np.int64)
@@ -156,6 +156,13 @@ class Memory:
     def _fill(self, column: int) -> None:
         self.state[:, column] = np.uint64(0xFFFFFFFFFFFFFFFF)
         self.state[-1, column] = self._last_word
+
+
+def _lines(words: int) -> npt.NDArray[np.uint64]:
+    """Return zeros, uint64 (words, 8), each row a cache line."""
+    room = np.zeros(words * 8 + 7, np.uint64)
+    ahead = -room.ctypes.data % 64 // 8
+    return room[ahead : ahead + words * 8].reshape(words, 8)
 
 
 def bit_numbers(words: Words) -> Int64s:
