@@ -58,13 +58,18 @@ def replay(
     return _with_verdict(replays)
 
 
-def _enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
-    needed = memory_needed(
+def needed_bytes(trace: Trace, strategy: Strategy, parameters: Parameters) -> int:
+    """Return about how much memory a replay takes."""
+    return memory_needed(
         trace.meta.pages,
         manual=parameters.log_mode == "manual",
         hints=strategy.hints,
         saturated="saturated" in scenarios(trace),
     )
+
+
+def _enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
+    needed = needed_bytes(trace, strategy, parameters)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UsageError(
