@@ -143,7 +143,8 @@ class Memory:
         of this replayer.
         """
         lost = np.zeros(len(self.state), np.uint64)
-        counts = k.final_counts(self.state, self.skipped, self.missed, self._last_word, lost)
+        counts = np.zeros(8, np.int64)
+        k.final_counts(self.state, self.skipped, self.missed, self._last_word, lost, counts)
         needed, freed_later, unsafe, unwritten, stale_free, old_bytes, near, bugs = map(int, counts)
         if bugs:
             raise AssertionError(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from tracer.compiled import compiled
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -75,7 +77,7 @@ class TableCheck:
         return f"a page of run {page}+{count} is {verb} while {state}"
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _check_times(t, last, duration):  # type: ignore[no-untyped-def]
     # All rows are looked at, without a way out of the loop, so that many are at once.
     back = t[0] < last
@@ -93,7 +95,7 @@ def _check_times(t, last, duration):  # type: ignore[no-untyped-def]
     return 0, _OK
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _check_runs(page, count, pages):  # type: ignore[no-untyped-def]
     wrong = False
     for i in range(len(page)):
@@ -114,7 +116,7 @@ def _wrong_run(page, count, pages):  # type: ignore[no-untyped-def]
     return (count <= 0) | (page < 0) | (page >= pages) | (count > pages - max(page, 0))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _check_free(page, count, free, bits):  # type: ignore[no-untyped-def]
     one, full = np.uint64(1), ~np.uint64(0)
     for i in range(len(page)):

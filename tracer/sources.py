@@ -5,11 +5,11 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from concurrent.futures import Future
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from typing import Protocol
 
 import pyarrow as pa
@@ -79,7 +79,7 @@ class FileSource:
         # One trace is gone through many times, by replays side by side too: a batch that several
         # want is decompressed once, a small trace altogether.
         self._recent: OrderedDict[int, Future[pa.RecordBatch]] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._reading = Lock(), Lock()
         found = self._reader.schema
         self.sampled = found.get_field_index("since_ns") >= 0
         self._names = schema.names
@@ -123,15 +123,30 @@ class FileSource:
         with self._lock:
             for wanted in range(index, min(index + 2, self._reader.num_record_batches)):
                 if wanted not in self._recent:
-                    self._recent[wanted] = _decoder().submit(self._decode, wanted)
+                    self._recent[wanted] = self._begin(wanted)
                 self._recent.move_to_end(wanted)
             while len(self._recent) > _RECENT_BATCHES:
                 self._recent.popitem(last=False)
             return self._recent[index]
 
+    def _begin(self, index: int) -> Future[pa.RecordBatch]:
+        # A thread for each batch: one that waits for work would outlive an interrupt that comes
+        # while it is started, and the process could not end.
+        future: Future[pa.RecordBatch] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self._decode(index))
+            except BaseException as error:  # whoever waits for it gets it
+                future.set_exception(error)
+
+        Thread(target=work).start()
+        return future
+
     def _decode(self, index: int) -> pa.RecordBatch:
         try:
-            batch = self._reader.get_batch(index)
+            with self._reading:
+                batch = self._reader.get_batch(index)
             batch.validate()
         except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
             raise TraceError(
@@ -146,12 +161,6 @@ class FileSource:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-@lru_cache(1)
-def _decoder() -> ThreadPoolExecutor:
-    """The thread in which batches are decompressed; Arrow shares out the columns by itself."""
-    return ThreadPoolExecutor(1, "decoder")
 
 
 def _described(path: Path) -> list[tuple[int, bool]]:

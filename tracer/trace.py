@@ -170,8 +170,8 @@ class Trace:
             return
         stopped = Event()
         with ThreadPoolExecutor(1) as other:
-            unchanged = other.submit(self._check_digests, stopped)
             try:
+                unchanged = other.submit(self._check_digests, stopped)
                 self._check_rows(progress)
             except TraceError:
                 # Rows of a file whose bytes have changed are wrong because of that.

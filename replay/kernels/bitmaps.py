@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from replay.kernels.bits import popcount, run_mask
 from replay.kernels.sweep import clear_chunk, heat_run, write
+from tracer.compiled import compiled
 
 # As in `replay.kernels.sweep`; a constant that a kernel imports is frozen into its cache.
 PENDING, LOG, SYNCED, CREDIT, FREE, ZERO, HELD, WRITTEN = range(8)
@@ -16,10 +16,8 @@ PENDING, LOG, SYNCED, CREDIT, FREE, ZERO, HELD, WRITTEN = range(8)
 _NONE = np.uint64(0)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
-_jit = njit(cache=True, nogil=True, error_model="numpy")
 
-
-@_jit
+@compiled
 def sync_legacy(state):  # type: ignore[no-untyped-def]
     """Harvest and clear the dirty log; return the number of pending pages."""
     pending = 0
@@ -31,7 +29,7 @@ def sync_legacy(state):  # type: ignore[no-untyped-def]
     return np.int64(pending)
 
 
-@_jit
+@compiled
 def sync_manual(state, harvested, marks):  # type: ignore[no-untyped-def]
     """Harvest the dirty log without clearing it, mark every chunk; return the pending pages."""
     pending = 0
@@ -44,7 +42,7 @@ def sync_manual(state, harvested, marks):  # type: ignore[no-untyped-def]
     return np.int64(pending)
 
 
-@_jit
+@compiled
 def touch(state, hot):  # type: ignore[no-untyped-def]
     """Write every hot page in use; return how many good copies that outdates."""
     outdated = 0
@@ -55,14 +53,14 @@ def touch(state, hot):  # type: ignore[no-untyped-def]
     return np.int64(outdated)
 
 
-@_jit
+@compiled
 def heat(hot, page, count):  # type: ignore[no-untyped-def]
     """Make the runs hot."""
     for i in range(len(page)):
         heat_run(hot, page[i], np.int64(count[i]))
 
 
-@_jit
+@compiled
 def take_away(bits, page, count, free):  # type: ignore[no-untyped-def]
     """Clear in `bits` the pages that the rows take from the free list; return how many were set."""
     gone = 0
@@ -80,7 +78,7 @@ def take_away(bits, page, count, free):  # type: ignore[no-untyped-def]
     return np.int64(gone)
 
 
-@_jit
+@compiled
 def snapshot(state, first, end, order, report):  # type: ignore[no-untyped-def]
     """Put into `report` the free pages of first..end-1 that lie in wholly free blocks of 2^order.
 
@@ -111,7 +109,7 @@ def snapshot(state, first, end, order, report):  # type: ignore[no-untyped-def]
     return np.int64(found)
 
 
-@_jit
+@compiled
 def clear_named_chunks(state, harvested, marks, chunks, report):  # type: ignore[no-untyped-def]
     """Clear the log of every marked chunk of which the report names a page."""
     for chunk in range(len(marks)):
@@ -128,7 +126,7 @@ def clear_named_chunks(state, harvested, marks, chunks, report):  # type: ignore
             page += width
 
 
-@_jit
+@compiled
 def skip(state, report, skipped):  # type: ignore[no-untyped-def]
     """Clear the pending bits of the report's pages; leave in `report` those that were set.
 
@@ -146,7 +144,7 @@ def skip(state, report, skipped):  # type: ignore[no-untyped-def]
     return np.int64(found)
 
 
-@_jit
+@compiled
 def note_missed(state, report, missed):  # type: ignore[no-untyped-def]
     """Add to `missed` the pages just skipped (`report`) that are lost as things stand.
 
@@ -165,15 +163,14 @@ def note_missed(state, report, missed):  # type: ignore[no-untyped-def]
     return np.int64(found)
 
 
-@_jit
-def final_counts(state, skipped, missed, last_word, lost_bits):  # type: ignore[no-untyped-def]
+@compiled
+def final_counts(state, skipped, missed, last_word, lost_bits, counts):  # type: ignore[no-untyped-def]
     """Judge every page at switchover (the model, sections 3 and 4).
 
-    Returns (needed, freed_later, lost, unwritten, stale_free, old_bytes, near_misses, bugs) as
-    int64[8] and leaves the lost pages in `lost_bits`. `last_word` masks the pages of the last
-    word.
+    Adds (needed, freed_later, lost, unwritten, stale_free, old_bytes, near_misses, bugs) to
+    `counts`, int64[8], and leaves the lost pages in `lost_bits`. `last_word` masks the pages of
+    the last word.
     """
-    counts = np.zeros(8, np.int64)
     for word in range(len(state)):
         row = state[word]
         exists = last_word if word == len(state) - 1 else _ALL
@@ -195,4 +192,3 @@ def final_counts(state, skipped, missed, last_word, lost_bits):  # type: ignore[
             counts[6] += popcount(missed[word] & ~lost)
         counts[7] += popcount(unsynced & ~free & ~ever) + popcount(stale & ~ever)
         lost_bits[word] = lost
-    return counts

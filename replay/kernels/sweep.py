@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 
 from replay.kernels.bits import fetch_ahead, highest, lowest, popcount, run_mask, set_and_clear
+from tracer.compiled import compiled
 
 #: Columns of `state`. Belief: PENDING, LOG. Truth: the others.
 PENDING, LOG, SYNCED, CREDIT, FREE, ZERO, HELD, WRITTEN = range(8)
@@ -57,7 +58,6 @@ _CLEARS = 1 << SYNCED | 1 << CREDIT | 1 << ZERO
 #: Up to which ns a page, ns in all and bandwidth 64 copies are reckoned together in int64.
 _SHORT, _SOON, _NARROW = 1 << 40, 1 << 62, 1 << 56
 
-_jit = njit(cache=True, nogil=True, error_model="numpy")
 _inline = njit(cache=True, nogil=True, inline="always")
 
 
@@ -69,7 +69,7 @@ def write(state, word, mask):  # type: ignore[no-untyped-def]
     return outdated
 
 
-@_jit
+@compiled
 def _write_run(state, page, count):  # type: ignore[no-untyped-def]
     outdated, end = 0, page + count
     while page < end:
@@ -80,7 +80,7 @@ def _write_run(state, page, count):  # type: ignore[no-untyped-def]
     return outdated
 
 
-@_jit
+@compiled
 def heat_run(hot, page, count):  # type: ignore[no-untyped-def]
     """Make the run hot."""
     end = page + count
@@ -91,7 +91,7 @@ def heat_run(hot, page, count):  # type: ignore[no-untyped-def]
         page += width
 
 
-@_jit
+@compiled
 def _free_run(state, hot, page, count, free):  # type: ignore[no-untyped-def]
     """The run enters or leaves the free list; return how many copies hidden writes outdate."""
     outdated, end = 0, page + count
@@ -110,7 +110,7 @@ def _free_run(state, hot, page, count, free):  # type: ignore[no-untyped-def]
     return outdated
 
 
-@_jit
+@compiled
 def _zero_run(state, hot, page, count):  # type: ignore[no-untyped-def]
     end = page + count
     while page < end:
@@ -156,7 +156,7 @@ def _dirty_rows(state, hot, dt, dp, dc, row, bound, word):  # type: ignore[no-un
     return np.int64(at), outdated
 
 
-@_jit
+@compiled
 def _rows(  # type: ignore[no-untyped-def]
     state, hot, ctl, guest, word, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
     zt, zp, zc, z_more, epochs, late_epochs,
@@ -215,7 +215,21 @@ def _rows(  # type: ignore[no-untyped-def]
     return status, plain
 
 
-@_jit
+@compiled
+def _last_from(firsts, page):  # type: ignore[no-untyped-def]
+    """Return the last of the ascending `firsts` that is not above `page`, -1 if all are."""
+    # NumPy's search, once compiled, takes a tenth of a second to load.
+    low, high = 0, len(firsts)
+    while low < high:
+        middle = (low + high) // 2
+        if firsts[middle] <= page:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+@compiled
 def clear_chunk(state, harvested, first, end):  # type: ignore[no-untyped-def]
     """KVM_CLEAR_DIRTY_LOG of pages first..end-1: what was harvested leaves the log."""
     page = first
@@ -226,7 +240,7 @@ def clear_chunk(state, harvested, first, end):  # type: ignore[no-untyped-def]
         page += width
 
 
-@_jit
+@compiled
 def sweep(  # type: ignore[no-untyped-def]
     state, hot, harvested, marks, chunks, cleared, blocks, watch, passed, sent, ctl, link, until,
     dt, dp, dc, d_more, ft, fp, fc, ff, f_more, zt, zp, zc, z_more, epochs, late_epochs,
@@ -256,7 +270,7 @@ def sweep(  # type: ignore[no-untyped-def]
     heating = hot[:0] if late_epochs else hot
     burning = len(hot) > 0 and rate != 0
     manual = len(harvested) > 0
-    chunk = max(np.searchsorted(chunks, cursor, side="right") - 1, 0) if manual else 0
+    chunk = max(_last_from(chunks, cursor), 0) if manual else 0
     upcoming_watch = watch[watched] if watched < len(watch) else FOREVER
     size, most, block = ctl[BYTES], ctl[BYTES_LIMIT], ctl[BLOCK]
     copies = ctl[COPIES_LIMIT] - ctl[SENT] - ctl[ZERO_SENT]
@@ -313,7 +327,7 @@ def sweep(  # type: ignore[no-untyped-def]
                 clear_chunk(state, harvested, chunks[chunk], chunks[chunk + 1])
             stop = min(stop, chunks[chunk + 1])
         if page < blocks[0, block] or page >= blocks[1, block]:
-            block = np.searchsorted(blocks[0], page, side="right") - 1
+            block = _last_from(blocks[0], page)
             size += blocks[2, block]
         stop = min(stop, blocks[1, block])
         if stop >> 6 == page >> 6:
