@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from threading import Lock
 
 from replay.parameters import Parameters
 from replay.profiles import profile
-from replay.replay import replay
 from replay.result import Replay, Result
-from replay.scenarios import Readings
 from replay.strategies import Strategy, registered, strategy
+from replay.together import replay_all
 from tracer.errors import UsageError
 from tracer.format import SCHEMAS
 from tracer.trace import Trace
@@ -114,16 +116,11 @@ def compare(work: Plan, watch: Watch | None = None) -> list[Comparison]:
     watch = watch or _nobody
     for trace, _ in work.traces:
         check(trace, watch)
-    total = sum(_rows(trace) * len(strategies) for trace, strategies in work.traces)
-    before, comparisons = 0, []
+    steps = _Steps(watch, work)
+    comparisons = []
     for trace, strategies in work.traces:
-        replays: list[Replay] = []
-        readings = Readings(trace, work.parameters)
-        for one in strategies:
-            tell = _Steps(watch, f"{trace.name}: {one.name}", before, _rows(trace), total)
-            tell(0)
-            replays += replay(trace, one, work.parameters, readings=readings, on_rows=tell)
-            before += _rows(trace)
+        told = partial(steps.tell, trace)
+        replays = chain.from_iterable(replay_all(trace, strategies, work.parameters, told))
         comparisons.append(Comparison(trace, work.parameters, strategies, tuple(replays)))
     return comparisons
 
@@ -185,13 +182,20 @@ def _nobody(_what: str, _done: int, _total: int) -> None:
 
 
 class _Steps:
-    """Turns the rows of one scenario after another into a count that never falls."""
+    """Adds up the rows of replays that run side by side to a count that never falls."""
 
-    def __init__(self, watch: Watch, label: str, before: int, rows: int, total: int):
-        self._watch, self._label = watch, label
-        self._before, self._rows, self._total = before, rows, total
-        self._most = 0
+    def __init__(self, watch: Watch, work: Plan):
+        self._watch = watch
+        self._total = sum(_rows(trace) * len(strategies) for trace, strategies in work.traces)
+        self._most: dict[tuple[str, str], int] = {}
+        self._done = 0
+        self._lock = Lock()
 
-    def __call__(self, rows: int) -> None:
-        self._most = min(max(self._most, rows), self._rows)
-        self._watch(self._label, self._before + self._most, self._total)
+    def tell(self, trace: Trace, strategy: Strategy, rows: int) -> None:
+        """Take down how far a scenario of a strategy has come; each begins at 0 again."""
+        with self._lock:
+            before = self._most.get((trace.name, strategy.name), 0)
+            now = min(max(before, rows), _rows(trace))
+            self._most[trace.name, strategy.name] = now
+            self._done += now - before
+            self._watch(f"{trace.name}: {strategy.name}", self._done, self._total)

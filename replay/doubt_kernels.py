@@ -7,7 +7,8 @@ followed from control event to control event.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from tracer.compiled import compiled
 
 # State bits of a page. P pending, L log, S synced, W written since the last take, Z content zero,
 # D destination holds non-zero, H harvested, M chunk marked.
@@ -27,10 +28,8 @@ _MOST_GIVEN_UP = 64
 
 SAFE, LOSES, GAVE_UP = range(3)
 
-_jit = njit(cache=True, nogil=True)
 
-
-@_jit
+@compiled
 def guest_at(host, segments):  # type: ignore[no-untyped-def]
     """Return the guest time at a host time; segments: int64 rows of host, guest, rate."""
     i = len(segments) - 1
@@ -39,7 +38,7 @@ def guest_at(host, segments):  # type: ignore[no-untyped-def]
     return segments[i, 1] + (host - segments[i, 0]) * segments[i, 2] // 100
 
 
-@_jit
+@compiled
 def _add(states, count, state):  # type: ignore[no-untyped-def]
     """Put a state into the set if it is new; return the set's size."""
     for i in range(count):
@@ -50,13 +49,13 @@ def _add(states, count, state):  # type: ignore[no-untyped-def]
     return count + 1
 
 
-@_jit
+@compiled
 def _free_now(state, free):  # type: ignore[no-untyped-def]
     """Whether the page is on the free list: free[0] is its start, free[i] after transition i."""
     return free[state >> _MOVE_0]
 
 
-@_jit
+@compiled
 def _between(  # type: ignore[no-untyped-def]
     states, count, served, may, may_on_free, first_move, past_move, free, ack
 ):
@@ -85,7 +84,7 @@ def _between(  # type: ignore[no-untyped-def]
     return count
 
 
-@_jit
+@compiled
 def _expire(states, count, moves_due, writes_due):  # type: ignore[no-untyped-def]
     """Drop what could only have happened by now and has not."""
     kept = 0
@@ -98,7 +97,7 @@ def _expire(states, count, moves_due, writes_due):  # type: ignore[no-untyped-de
     return kept
 
 
-@_jit
+@compiled
 def _zeroed(states, count):  # type: ignore[no-untyped-def]
     kept = 0
     for i in range(count):
@@ -107,7 +106,7 @@ def _zeroed(states, count):  # type: ignore[no-untyped-def]
     return kept
 
 
-@_jit
+@compiled
 def _cleared(s):  # type: ignore[no-untyped-def]
     """Clear the log of the page's chunk, if it is marked."""
     if s & _M:
@@ -115,7 +114,7 @@ def _cleared(s):  # type: ignore[no-untyped-def]
     return s
 
 
-@_jit
+@compiled
 def _event(states, count, kind, member, keep, manual, clears):  # type: ignore[no-untyped-def]
     """Apply a sync, a handling, a chunk clear or a pass.
 
@@ -145,7 +144,7 @@ def _event(states, count, kind, member, keep, manual, clears):  # type: ignore[n
     return kept
 
 
-@_jit
+@compiled
 def _snapshot(states, count, member, free, named, missed):  # type: ignore[no-untyped-def]
     """The guest notes its free pages; the report may name this one (or not) if it is free."""
     fresh = count
@@ -158,7 +157,7 @@ def _snapshot(states, count, member, free, named, missed):  # type: ignore[no-un
     return fresh
 
 
-@_jit
+@compiled
 def _alike(states, count, member, free):  # type: ignore[no-untyped-def]
     """Whether the report of that bit names the page just where it is free now."""
     same = True
@@ -167,7 +166,7 @@ def _alike(states, count, member, free):  # type: ignore[no-untyped-def]
     return same
 
 
-@_jit
+@compiled
 def write_windows(t, m_t, m_free, epochs, resolution, quantum, stop):  # type: ignore[no-untyped-def]
     """Return the windows of a page's writes, each kind ascending at both ends.
 
@@ -200,7 +199,7 @@ def write_windows(t, m_t, m_free, epochs, resolution, quantum, stop):  # type: i
     return low[:n], high[:n], on_free[:n], may_low[:may], may_high[:may]
 
 
-@_jit
+@compiled
 def move_windows(m_t, m_since, m_free, quantum):  # type: ignore[no-untyped-def]
     """Return the windows (low, high) of a page's transitions; whether it is free, before and after.
 
@@ -218,7 +217,7 @@ def move_windows(m_t, m_since, m_free, quantum):  # type: ignore[no-untyped-def]
     return low, high, free
 
 
-@_jit
+@compiled
 def zero_at_start(w_t, z_t):  # type: ignore[no-untyped-def]
     """Whether a page is all zeros at the start."""
     z = np.searchsorted(z_t, 0, side="right")
@@ -226,7 +225,7 @@ def zero_at_start(w_t, z_t):  # type: ignore[no-untyped-def]
     return z > 0 and (w == 0 or z_t[z - 1] >= w_t[w - 1])
 
 
-@_jit
+@compiled
 def follow(  # type: ignore[no-untyped-def]
     round_, host, kind, guest, which, common, clears, passed, names, misses, segments,
     low, high, free, w_low, w_high, w_on_free, may_low, may_high, zero, z_t, stop, manual,
@@ -346,7 +345,7 @@ def follow(  # type: ignore[no-untyped-def]
     return SAFE
 
 
-@_jit
+@compiled
 def search_pages(  # type: ignore[no-untyped-def]
     round_, host, kind, guest, which, common, clears, of_chunk, watch, passed, chunk, names,
     misses, segments, m_begin, m_t, m_since, m_free, w_begin, w_t, z_begin, z_t, epochs,

@@ -51,7 +51,7 @@ class Memory:
     ) -> None:
         words = (meta.pages + 63) // 64
         nothing = np.empty(0, np.uint64)
-        self.state: npt.NDArray[np.uint64] = np.zeros((words, 8), np.uint64)
+        self.state = _lines(words)
         self._last_word = np.uint64((1 << ((meta.pages - 1) % 64 + 1)) - 1)
         self._blocks = meta.blocks
         self.ctl = np.zeros(k.CTL_SIZE, np.int64)
@@ -149,7 +149,8 @@ class Memory:
         of this replayer.
         """
         lost = np.zeros(len(self.state), np.uint64)
-        counts = k.final_counts(self.state, self.skipped, self.missed, self._last_word, lost)
+        counts = np.zeros(8, np.int64)
+        k.final_counts(self.state, self.skipped, self.missed, self._last_word, lost, counts)
         needed, freed_later, unsafe, unwritten, stale_free, old_bytes, near, bugs = map(int, counts)
         if bugs:
             raise AssertionError(
@@ -162,6 +163,13 @@ class Memory:
     def _fill(self, column: int) -> None:
         self.state[:, column] = np.uint64(0xFFFFFFFFFFFFFFFF)
         self.state[-1, column] = self._last_word
+
+
+def _lines(words: int) -> npt.NDArray[np.uint64]:
+    """Return zeros, uint64 (words, 8), each row a cache line."""
+    room = np.zeros(words * 8 + 7, np.uint64)
+    ahead = -room.ctypes.data % 64 // 8
+    return room[ahead : ahead + words * 8].reshape(words, 8)
 
 
 def bit_numbers(words: Words) -> Int64s:

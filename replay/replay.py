@@ -60,14 +60,19 @@ def replay(
     return _with_verdict(replays)
 
 
-def enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
-    """Raise UsageError where this machine has too little memory for the replay."""
-    needed = memory_needed(
+def needed_bytes(trace: Trace, strategy: Strategy, parameters: Parameters) -> int:
+    """Return about how much memory a replay takes, less what drawing hidden writes takes."""
+    return memory_needed(
         trace.meta.pages,
         manual=parameters.log_mode == "manual",
         hints=strategy.hints,
         saturated="saturated" in scenarios(trace, parameters),
     )
+
+
+def enough_memory(trace: Trace, strategy: Strategy, parameters: Parameters) -> None:
+    """Raise UsageError where this machine has too little memory for the replay."""
+    needed = needed_bytes(trace, strategy, parameters)
     if "expected" in scenarios(trace, parameters):
         needed += memory_to_draw(trace)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -58,6 +58,11 @@ class Readings:
             return self._parameters
         return replace(self._parameters, at_end="stop" if self._continues(scenario) else "loop")
 
+    def draw(self) -> None:
+        """Draw now what scenarios need, before several threads ask for it."""
+        if "expected" in scenarios(self.trace, self._parameters):
+            _ = self.rewrites.expected
+
     def of(self, scenario: Scenario) -> Iterator[Trace]:
         """Yield the trace as the scenario reads it, then the same continued, ever longer.
 

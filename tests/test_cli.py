@@ -642,7 +642,7 @@ def test_whether_kernels_are_compiled(tmp_path):
 
     assert not is_compiled(Elsewhere)
     line = sweep.py_func.__code__.co_firstlineno
-    (tmp_path / f"kernels.sweep-{line}.py311.nbi").touch()
+    (tmp_path / f"sweep.sweep-{line}.py311.nbi").touch()
     assert is_compiled(Elsewhere)
 
 

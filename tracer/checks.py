@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from tracer.compiled import compiled
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -75,32 +77,47 @@ class TableCheck:
         return f"a page of run {page}+{count} is {verb} while {state}"
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _check_times(t, last, duration):  # type: ignore[no-untyped-def]
+    # All rows are looked at, without a way out of the loop, so that many are at once.
+    back = t[0] < last
+    for i in range(1, len(t)):
+        back |= t[i] < t[i - 1]
+    if not back and t[-1] <= duration:
+        return 0, _OK
     for i in range(len(t)):
         if t[i] < last:
             return i, _BACK
         last = t[i]
-    if last > duration:
-        for i in range(len(t)):
-            if t[i] > duration:
-                return i, _PAST
+    for i in range(len(t)):
+        if t[i] > duration:
+            return i, _PAST
     return 0, _OK
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def check_runs(page, count, pages):  # type: ignore[no-untyped-def]
     """Return the first row whose run is empty or outside the guest, and what is wrong with it."""
+    wrong = False
     for i in range(len(page)):
-        n = np.int64(count[i])
-        if n == 0:
+        wrong |= _wrong_run(page[i], np.int64(count[i]), pages)
+    if not wrong:
+        return 0, _OK
+    for i in range(len(page)):
+        if count[i] == 0:
             return i, _EMPTY
-        if n < 0 or page[i] < 0 or page[i] >= pages or n > pages - page[i]:
+        if _wrong_run(page[i], np.int64(count[i]), pages):
             return i, _OUTSIDE
     return 0, _OK
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
+def _wrong_run(page, count, pages):  # type: ignore[no-untyped-def]
+    # Without a branch; `pages - page` cannot overflow where it decides.
+    return (count <= 0) | (page < 0) | (page >= pages) | (count > pages - max(page, 0))
+
+
+@compiled
 def _check_free(page, count, free, bits):  # type: ignore[no-untyped-def]
     one, full = np.uint64(1), ~np.uint64(0)
     for i in range(len(page)):

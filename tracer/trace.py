@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property, lru_cache
-from itertools import accumulate
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +20,8 @@ from tracer import checks
 from tracer.errors import TraceError
 from tracer.format import META, MIGRATION, SAMPLED_FREELIST, SCHEMAS, Meta, TableName
 from tracer.rows import NO_TIMES, Int64s, Rows, rows_of
+from tracer.sources import FileSource, MemorySource, Source, digest_file
 from tracer.unfinished import JOURNAL, UnfinishedTable, open_unfinished
-
-_HASH_CHUNK = 16 << 20
-_RECENT_BATCHES = 16
 
 
 class Trace:
@@ -34,7 +32,7 @@ class Trace:
     """
 
     def __init__(
-        self, name: str, meta: Meta, path: Path | None, tables: Mapping[TableName, _Source]
+        self, name: str, meta: Meta, path: Path | None, tables: Mapping[TableName, Source]
     ):
         self.name = name
         self.meta = meta
@@ -64,8 +62,8 @@ class Trace:
             meta, rows = open_unfinished(path, meta)
             return cls(path.name.removesuffix(".trace"), meta, path, {**rows})
         meta = _with_resolution(meta, path / "freelist.arrow")
-        tables: dict[TableName, _Source] = {
-            name: _FileSource(_regular(file), name, _schema(name, meta))
+        tables: dict[TableName, Source] = {
+            name: FileSource(_regular(file), name, _schema(name, meta))
             for name in SCHEMAS
             if (file := path / f"{name}.arrow").exists()
         }
@@ -81,8 +79,8 @@ class Trace:
         """Make a trace of Arrow tables in memory, named as in `tracer.format.SCHEMAS`."""
         if "freelist" in tables and meta.freelist_resolution is None:
             meta = replace(meta, freelist_resolution="event")
-        sources: dict[TableName, _Source] = {
-            key: _MemorySource(key, table.cast(_schema(key, meta)))  # type: ignore[misc,arg-type]
+        sources: dict[TableName, Source] = {
+            key: MemorySource(key, table.cast(_schema(key, meta)))  # type: ignore[misc,arg-type]
             for key, table in tables.items()
         }
         return cls(name, meta, None, sources)
@@ -179,12 +177,35 @@ class Trace:
         a digest that differs, a run outside the guest, a time that goes back or past the
         duration, a page freed while free or taken while in use.
         """
-        for name, wanted in self.meta.digests.items() if digests else ():
-            if self.path is not None and (found := digest_file(self.path / name)) != wanted:
+        if not digests or not self.meta.digests:
+            self._check_rows(progress)
+            return
+        stopped = Event()
+        with ThreadPoolExecutor(1) as other:
+            try:
+                unchanged = other.submit(self._check_digests, stopped)
+                self._check_rows(progress)
+            except TraceError:
+                # Rows of a file whose bytes have changed are wrong because of that.
+                unchanged.result()
+                raise
+            except BaseException:
+                stopped.set()
+                raise
+            unchanged.result()
+
+    def _check_digests(self, stopped: Event) -> None:
+        for name, wanted in self.meta.digests.items():
+            if self.path is None:
+                return
+            found = digest_file(self.path / name, stopped)
+            if found != wanted and not stopped.is_set():
                 raise TraceError(
                     f"{self.path / name}: its bytes have changed since it was written (digest "
                     f"{found}, {META} says {wanted}); record or import it again"
                 )
+
+    def _check_rows(self, progress: Callable[[int, int], None] | None) -> None:
         total, done = sum(self.num_rows(name) for name in SCHEMAS), 0
         for name in SCHEMAS:
             check = checks.TableCheck(name, self.meta, self.epochs)
@@ -197,20 +218,6 @@ class Trace:
                     progress(done, total)
 
 
-def digest_file(path: Path) -> str:
-    """Return the xxh3-128 hex digest of a file's bytes."""
-    digest = xxhash.xxh3_128()
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size:
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                    for at in range(0, len(view), _HASH_CHUNK):
-                        digest.update(view[at : at + _HASH_CHUNK])
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
-
-
 def _with_resolution(meta: Meta, freelist: Path) -> Meta:
     """Let the free list's resolution be what the file says where the header does not.
 
@@ -220,7 +227,7 @@ def _with_resolution(meta: Meta, freelist: Path) -> Meta:
         return replace(meta, freelist_resolution=None)
     if meta.freelist_resolution is not None:
         return meta
-    sampled = _FileSource(_regular(freelist), "freelist", SCHEMAS["freelist"]).sampled
+    sampled = FileSource(_regular(freelist), "freelist", SCHEMAS["freelist"]).sampled
     return replace(meta, freelist_resolution="sampled" if sampled else "event")
 
 
@@ -235,90 +242,3 @@ def _schema(name: TableName, meta: Meta) -> pa.Schema:
     if name == "freelist" and meta.freelist_resolution == "sampled":
         return SAMPLED_FREELIST
     return SCHEMAS[name]
-
-
-class _Source(Protocol):
-    """One table: `offsets` are the row numbers at which its batches begin, and its length."""
-
-    where: str
-
-    @property
-    def offsets(self) -> list[int]: ...
-
-    def batch(self, index: int) -> pa.RecordBatch: ...
-
-    def digest(self) -> str: ...
-
-
-class _MemorySource:
-    def __init__(self, name: str, table: pa.Table):
-        self.where = f"{name}.arrow"
-        self._batches = [batch for batch in table.to_batches() if batch.num_rows]
-
-    @cached_property
-    def offsets(self) -> list[int]:
-        return [0, *accumulate(batch.num_rows for batch in self._batches)]
-
-    def batch(self, index: int) -> pa.RecordBatch:
-        return self._batches[index]
-
-    def digest(self) -> str:
-        digest = xxhash.xxh3_128()
-        for batch in self._batches:
-            digest.update(batch.serialize())
-        return digest.hexdigest()
-
-
-class _FileSource:
-    """An Arrow IPC file, mapped into memory."""
-
-    def __init__(self, path: Path, name: str, schema: pa.Schema):
-        self.where = str(path)
-        self._path = path
-        try:
-            mapped = pa.memory_map(str(path))
-            self._reader = pa.ipc.open_file(mapped)
-        except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-            raise TraceError(
-                f"{path}: no complete Arrow IPC file ({_first_line(error)}); it was cut short, or "
-                "is something else (an Arrow stream, perhaps: write it with pyarrow.ipc.new_file)"
-            ) from None
-        # One trace is gone through many times: a small one is decompressed once.
-        self._recent = lru_cache(_RECENT_BATCHES)(self._decode)
-        found = self._reader.schema
-        self.sampled = found.get_field_index("since_ns") >= 0
-        self._names = schema.names
-        for field in schema:
-            at = found.get_all_field_indices(field.name)
-            if len(at) != 1 or found.field(at[0]).type != field.type:
-                there = "is missing" if not at else f"is {found.field(at[0]).type}"
-                there = "stands there twice" if len(at) > 1 else there
-                raise TraceError(
-                    f"{path}: column {field.name!r} {there}; {name} rows are "
-                    + ", ".join(f"{f.name}:{f.type}" for f in schema)
-                )
-
-    @cached_property
-    def offsets(self) -> list[int]:
-        count = self._reader.num_record_batches
-        return [0, *accumulate(self.batch(index).num_rows for index in range(count))]
-
-    def batch(self, index: int) -> pa.RecordBatch:
-        return self._recent(index)
-
-    def _decode(self, index: int) -> pa.RecordBatch:
-        try:
-            batch = self._reader.get_batch(index)
-            batch.validate()
-        except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-            raise TraceError(
-                f"{self._path}, batch {index}: corrupt ({_first_line(error)})"
-            ) from None
-        return batch.select(self._names)
-
-    def digest(self) -> str:
-        return digest_file(self._path)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,7 +15,8 @@ import pyarrow as pa
 from tracer.errors import TraceError, UsageError
 from tracer.files import whole_directory
 from tracer.format import META, MIGRATION, SAMPLED_FREELIST, SCHEMAS, SUFFIX, Meta, TableName
-from tracer.trace import Trace, digest_file
+from tracer.sources import digest_file
+from tracer.trace import Trace
 
 Compression = Literal["none", "lz4", "zstd"]
 

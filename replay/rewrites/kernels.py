@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from tracer.compiled import compiled
 
 #: Times are told apart by an eighth of an octave.
 OCTAVE = 8
@@ -23,16 +24,14 @@ _TRIES = 32
 #: leave no longer gaps than matter, however long an epoch or a continuation.
 _MOST_HIDDEN, _MOST_ONWARD = 256, 4096
 
-_jit = njit(cache=True, nogil=True)
 
-
-@_jit
+@compiled
 def _bin(number, lowest, size):
     relative = number - lowest
     return 0 if relative < 0 else (size - 1 if relative >= size else relative)
 
 
-@_jit
+@compiled
 def page_likelihoods(start, stop, age, wait, seen, family, mean, density, silence, row):
     """Fill float64[cells] with the logarithm of the likelihood of one page's waits."""
     ln_octave = np.log(2.0) / OCTAVE
@@ -50,7 +49,7 @@ def page_likelihoods(start, stop, age, wait, seen, family, mean, density, silenc
         row[cell] = total
 
 
-@_jit
+@compiled
 def likelihoods(chosen, first, age, wait, seen, family, mean, density, silence, rows):
     """Fill float64[pages, cells] for the chosen pages (indexes into `first`)."""
     for number in range(len(chosen)):
@@ -61,7 +60,7 @@ def likelihoods(chosen, first, age, wait, seen, family, mean, density, silence, 
         )  # fmt: skip
 
 
-@_jit
+@compiled
 def cell_of(row, share, uniform):
     """Return a cell drawn by Bayes' rule from the logarithms of likelihoods."""
     peak = row.max()
@@ -76,7 +75,7 @@ def cell_of(row, share, uniform):
     return len(row) - 1
 
 
-@_jit
+@compiled
 def choose_cells(first, age, wait, seen, family, mean, share, density, silence, uniform):
     """Return int64[pages], a cell for each page."""
     cells = np.empty(len(first) - 1, np.int64)
@@ -89,7 +88,7 @@ def choose_cells(first, age, wait, seen, family, mean, share, density, silence, 
     return cells
 
 
-@_jit
+@compiled
 def _interval(rng, shape, share, short, ratio, mean):
     """Draw the ns from one write to the next; a shape of 0 makes it bursts."""
     if shape == 1:
@@ -100,7 +99,7 @@ def _interval(rng, shape, share, short, ratio, mean):
     return mean * scale * rng.standard_exponential()
 
 
-@_jit
+@compiled
 def _rest(rng, shape, share, short, ratio, mean):
     """Draw the ns to the next write from a moment that knows nothing of the page."""
     if shape > 0:
@@ -111,7 +110,7 @@ def _rest(rng, shape, share, short, ratio, mean):
     return mean * scale * rng.standard_exponential()
 
 
-@_jit
+@compiled
 def _fits(f, m, last, closes, following, seen, density, silence):
     """Return the logarithm of how well what follows an epoch fits to its last write."""
     least = _bin(_log_bin(max(closes - last, 1)) - m, LOWEST, X_BINS)
@@ -121,12 +120,12 @@ def _fits(f, m, last, closes, following, seen, density, silence):
     return table[f, 0, _bin(wait, LOWEST, X_BINS)] - silence[f, 0, least]
 
 
-@_jit
+@compiled
 def _log_bin(ns):
     return int(np.floor(np.log2(ns) * OCTAVE))
 
 
-@_jit
+@compiled
 def _put(t, page, number, when, who):
     """Append to arrays that grow; return them."""
     if number == len(t):
@@ -137,7 +136,7 @@ def _put(t, page, number, when, who):
     return t, page
 
 
-@_jit
+@compiled
 def draw_hidden(
     rng, first, t, closes, until, end, family, mean, families, density, silence, closest, last
 ):
@@ -191,7 +190,7 @@ def draw_hidden(
     return out_t[:number], out_who[:number]
 
 
-@_jit
+@compiled
 def draw_onward(rng, last, end, until, family, mean, families, closest):
     """Draw writes from `end` to `until` of pages last written at `last` (-1: never seen).
 
