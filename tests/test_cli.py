@@ -16,7 +16,6 @@ import pytest
 import typer
 
 from analyses.commands import app, choices, main, run
-from analyses.commands.compiling import is_compiled
 from replay.parameters import Parameters
 from replay.policies import REQUESTS
 from replay.profiles import PROFILES
@@ -633,21 +632,8 @@ def test_main_exits(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("dirtylog ")
 
 
-def test_whether_kernels_are_compiled(tmp_path):
-    from replay.kernels import sweep
-
-    class Elsewhere:
-        py_func = sweep.py_func
-        stats = type("Stats", (), {"cache_path": str(tmp_path)})
-
-    assert not is_compiled(Elsewhere)
-    line = sweep.py_func.__code__.co_firstlineno
-    (tmp_path / f"sweep.sweep-{line}.py311.nbi").touch()
-    assert is_compiled(Elsewhere)
-
-
 def test_the_first_run_says_that_it_compiles(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("analyses.commands.compiling.is_compiled", lambda _: False)
+    monkeypatch.setattr("tracer.compiled.is_kept", lambda _: False)
     _, out, err = cli("replay", endless(tmp_path / "a.trace"), "--json", "--bandwidth", "1GB/s")
     assert json.loads(out)
     assert "first run only" in err

@@ -9,6 +9,7 @@ Where the package's folder is not writable numba keeps what it compiled in the u
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numba import njit
@@ -31,12 +32,49 @@ def compiled(function: Callable[..., Any]) -> Any:
     return kernel
 
 
-class _QuickCache(FunctionCache):  # type: ignore[misc]
-    """Loads a compiled function without readying the compiler, which takes a quarter second.
+def is_kept(kernel: Any) -> bool:
+    """Return whether a compiled function lies in the cache, up to date and for this processor.
 
-    Numba readies it before it looks whether there is anything to compile; if there is, it does so
-    again by itself.
+    Goes by how numba keeps it; where that is not as expected, it says no.
     """
+    try:
+        kept = kernel._cache._cache_file._load_index()
+        here = kernel.targetctx.codegen().magic_tuple()
+        return any(processor == here for _, processor, _ in kept)
+    except (AttributeError, OSError, TypeError, ValueError):
+        return False
+
+
+def sources(function: Callable[..., Any]) -> set[Path]:
+    """Return the file of a function and those of all compiled functions that its file imports.
+
+    What is compiled holds the code and the constants of them all.
+    """
+    found: set[Path] = set()
+    waiting: list[Any] = [function]
+    while waiting:
+        one = waiting.pop()
+        file = Path(one.__code__.co_filename)
+        if file not in found:
+            found.add(file)
+            values = list(one.__globals__.values())
+            inner = (getattr(v, "py_func", None) or getattr(v, "_defn", None) for v in values)
+            waiting += [called for called in inner if hasattr(called, "__code__")]
+    return found
+
+
+class _QuickCache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache, but sooner, and never out of date.
+
+    Numba readies the compiler, a quarter second, before it looks whether there is anything to
+    compile; if there is, it does so again by itself. And it goes by the function's own file alone
+    to see whether what it kept is still good.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+        changed = [(file.stat().st_mtime_ns, file.stat().st_size) for file in sources(function)]
+        self._cache_file._source_stamp = sorted(changed)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

@@ -13,7 +13,7 @@ from replay.kernels.bitmaps import (
     touch,
 )
 from replay.kernels.bits import popcount, run_mask
-from replay.kernels.sweep import (
+from replay.kernels.rows import (
     BLOCK,
     BYTES,
     BYTES_LIMIT,
@@ -52,8 +52,8 @@ from replay.kernels.sweep import (
     ZERO,
     ZERO_ROW,
     ZERO_SENT,
-    sweep,
 )
+from replay.kernels.sweep import sweep
 
 __all__ = [
     "BLOCK",

@@ -7,11 +7,19 @@ from __future__ import annotations
 import numpy as np
 
 from replay.kernels.bits import popcount, run_mask
-from replay.kernels.sweep import clear_chunk, heat_run, write
+from replay.kernels.rows import (
+    CREDIT,
+    FREE,
+    HELD,
+    LOG,
+    PENDING,
+    SYNCED,
+    WRITTEN,
+    heat_run,
+    write,
+)
+from replay.kernels.sweep import clear_chunk
 from tracer.compiled import compiled
-
-# As in `replay.kernels.sweep`; a constant that a kernel imports is frozen into its cache.
-PENDING, LOG, SYNCED, CREDIT, FREE, ZERO, HELD, WRITTEN = range(8)
 
 _NONE = np.uint64(0)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)

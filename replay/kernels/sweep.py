@@ -1,9 +1,5 @@
 """The compiled inner loop: a trace's rows and the cursor's copies, in the order of the model.
 
-One bit a page. Eight of a page's bits lie in the same row of `state`, a (words, 8) uint64 array
-aligned to cache lines: 64 pages are one line, so that a guest write touches one line and not six.
-No bounds are checked: rows reach a kernel only from a trace that `Trace.validate` has passed.
-
 The pages of a word are copied together. Rows of other words and these copies do not see each
 other, so rows up to the last of the copies are applied first; only a row of the word itself stands
 in the way, and then its pages are copied one by one until the row's time has come.
@@ -14,205 +10,56 @@ in the way, and then its pages are copied one by one until the row's time has co
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from replay.kernels.bits import fetch_ahead, highest, lowest, popcount, run_mask, set_and_clear
+from replay.kernels.bits import highest, lowest, popcount, run_mask
+from replay.kernels.rows import (
+    BLOCK,
+    BYTES,
+    BYTES_LIMIT,
+    COPIES_LIMIT,
+    CREDIT,
+    CURSOR,
+    DIRTY_ROW,
+    DUE,
+    EPOCH,
+    FOREVER,
+    FREE,
+    FREE_SENT,
+    FULL_RATE,
+    GUEST_0,
+    HELD,
+    HOST_0,
+    IN_THE_WAY,
+    LINK_NS,
+    LINK_REST,
+    LOG,
+    NOWHERE,
+    PENDING,
+    RATE,
+    REDUNDANT,
+    SENT,
+    SPENT,
+    SUPERSEDED,
+    SWEPT,
+    SYNCED,
+    WATCHED,
+    ZERO,
+    ZERO_SENT,
+    all_rows,
+    dirty_rows,
+    write,
+)
 from tracer.compiled import compiled
-
-#: Columns of `state`. Belief: PENDING, LOG. Truth: the others.
-PENDING, LOG, SYNCED, CREDIT, FREE, ZERO, HELD, WRITTEN = range(8)
-# SYNCED: what the destination has equals the source's content. CREDIT: the copy that made it so
-# was non-zero, of a page in use, and no write has outdated it. FREE: on the guest's free list.
-# ZERO: the source's content is zero. HELD: the destination holds non-zero bytes.
-# WRITTEN: written at or after the last take.
-
-#: Slots of the control vector `ctl` (int64).
-CURSOR, LINK_NS, LINK_REST, SENT, ZERO_SENT, REDUNDANT, FREE_SENT, SUPERSEDED = range(8)
-DIRTY_ROW, FREE_ROW, ZERO_ROW, EPOCH, GUEST_0, HOST_0, RATE, WATCHED = range(8, 16)
-BYTES, BYTES_LIMIT, COPIES_LIMIT, BLOCK = range(16, 20)
-# BYTES: all that was put on the wire. A copy is begun while BYTES is not above BYTES_LIMIT and
-# fewer than COPIES_LIMIT pages have been copied. BLOCK: whose page was copied last.
-CTL_SIZE = 20
 
 #: Slots of the constants `link` (int64): ns and rest of ns for a page and a zero page.
 PAGE_NS, PAGE_REST, ZERO_NS, ZERO_REST, BANDWIDTH, PAGE_BYTES, ZERO_BYTES = range(7)
-
-#: Why `sweep` came back (the last only inside: a row of the word that is being copied).
-DUE, SWEPT, NEED_DIRTY, NEED_FREE, NEED_ZERO, EPOCH_END, SPENT, IN_THE_WAY = range(8)
-
-FOREVER = np.iinfo(np.int64).max
-#: Guest time runs at RATE / FULL_RATE of host time; 0 while the vCPUs are stopped.
-FULL_RATE = 100
 
 _ONE = np.uint64(1)
 _NONE = np.uint64(0)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _SIX = np.uint64(6)
-_63 = np.uint64(63)
-#: So many rows ahead a line is fetched: enough to hide the way to memory.
-_AHEAD = np.uint64(64)
-_NOWHERE = np.uint64(1 << 63)
-# What a write sets and clears, as columns.
-_SETS = 1 << LOG | 1 << WRITTEN
-_CLEARS = 1 << SYNCED | 1 << CREDIT | 1 << ZERO
 #: Up to which ns a page, ns in all and bandwidth 64 copies are reckoned together in int64.
 _SHORT, _SOON, _NARROW = 1 << 40, 1 << 62, 1 << 56
-
-_inline = njit(cache=True, nogil=True, inline="always")
-
-
-@_inline
-def write(state, word, mask):  # type: ignore[no-untyped-def]
-    """The guest writes the pages `mask` of `word`; return how many good copies that outdates."""
-    outdated = popcount(state[word, CREDIT] & mask)
-    set_and_clear(state, word, mask, _SETS, _CLEARS)
-    return outdated
-
-
-@compiled
-def _write_run(state, page, count):  # type: ignore[no-untyped-def]
-    outdated, end = 0, page + count
-    while page < end:
-        low = page & 63
-        width = min(64 - low, end - page)
-        outdated += write(state, np.uint64(page >> 6), run_mask(low, width))
-        page += width
-    return outdated
-
-
-@compiled
-def heat_run(hot, page, count):  # type: ignore[no-untyped-def]
-    """Make the run hot."""
-    end = page + count
-    while page < end:
-        low = page & 63
-        width = min(64 - low, end - page)
-        hot[page >> 6] |= run_mask(low, width)
-        page += width
-
-
-@compiled
-def _free_run(state, hot, page, count, free):  # type: ignore[no-untyped-def]
-    """The run enters or leaves the free list; return how many copies hidden writes outdate."""
-    outdated, end = 0, page + count
-    while page < end:
-        word, low = np.uint64(page >> 6), page & 63
-        width = min(64 - low, end - page)
-        mask = run_mask(low, width)
-        if free:
-            if len(hot):  # written without pause until this moment
-                outdated += write(state, word, mask & hot[word] & ~state[word, FREE])
-            state[word, FREE] |= mask
-        else:
-            state[word, FREE] &= ~mask
-            state[word, WRITTEN] &= ~mask
-        page += width
-    return outdated
-
-
-@compiled
-def _zero_run(state, hot, page, count):  # type: ignore[no-untyped-def]
-    end = page + count
-    while page < end:
-        word, low = np.uint64(page >> 6), page & 63
-        width = min(64 - low, end - page)
-        mask = run_mask(low, width)
-        if len(hot):
-            mask &= ~hot[word] | state[word, FREE]
-        state[word, ZERO] |= mask
-        state[word, SYNCED] |= mask & ~state[word, HELD]
-        page += width
-
-
-@_inline
-def _touches(page, count, word):  # type: ignore[no-untyped-def]
-    """Whether a run of pages has one of `word`."""
-    first, last = np.uint64(page) >> _SIX, np.uint64(page + count - 1) >> _SIX
-    return first <= word and word <= last
-
-
-@_inline
-def _dirty_rows(state, hot, dt, dp, dc, row, bound, word):  # type: ignore[no-untyped-def]
-    """Apply dirty rows up to guest time `bound`, but none from the first on that touches `word`.
-
-    `hot` is empty where rows make no page hot. Returns the next row, and how many good copies the
-    rows outdated.
-    """
-    outdated, at, end = 0, np.uint64(row), np.uint64(len(dt))
-    while at < end and dt[at] <= bound:
-        fetch_ahead(state, np.uint64(dp[min(at + _AHEAD, end - _ONE)]) >> _SIX)
-        page = np.uint64(dp[at])
-        if dc[at] == 1:
-            if page >> _SIX == word:
-                break
-            outdated += write(state, page >> _SIX, _ONE << (page & _63))
-        else:
-            if _touches(dp[at], np.int64(dc[at]), word):
-                break
-            outdated += _write_run(state, dp[at], np.int64(dc[at]))
-        if len(hot):
-            heat_run(hot, dp[at], np.int64(dc[at]))
-        at += _ONE
-    return np.int64(at), outdated
-
-
-@compiled
-def _rows(  # type: ignore[no-untyped-def]
-    state, hot, ctl, guest, word, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
-    zt, zp, zc, z_more, epochs, late_epochs,
-):  # fmt: skip
-    """Apply all rows up to guest time `guest`, in the model's order at one instant.
-
-    Returns DUE or what is needed, and the time before which only dirty rows are ahead; IN_THE_WAY
-    at the first row that touches `word`. Epoch ends come before the dirty rows of their instant, or
-    with `late_epochs` after all of its rows.
-    """
-    d, f, z = ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[ZERO_ROW]
-    te = epochs[ctl[EPOCH]] if ctl[EPOCH] < len(epochs) else FOREVER
-    heating = hot[:0] if late_epochs else hot
-    outdated = 0
-    status, plain = DUE, -FOREVER
-    while True:
-        if f == len(ft) and f_more:
-            status = NEED_FREE
-            break
-        if z == len(zt) and z_more:
-            status = NEED_ZERO
-            break
-        tf = ft[f] if f < len(ft) else FOREVER
-        tz = zt[z] if z < len(zt) else FOREVER
-        plain = min(min(tf, tz), te)
-        bound = min(min(guest, tf - 1), min(tz, te if late_epochs else te - 1))
-        d, gone = _dirty_rows(state, heating, dt, dp, dc, d, bound, word)
-        outdated += gone
-        if d == len(dt) and d_more:
-            status = NEED_DIRTY
-            break
-        td = dt[d] if d < len(dt) else FOREVER
-        if td <= bound:
-            status = IN_THE_WAY
-            break
-        upcoming = min(min(td, te), min(tf, tz))
-        if upcoming > guest:
-            break
-        if tf == upcoming:
-            if _touches(fp[f], fc[f], word):
-                status = IN_THE_WAY
-                break
-            outdated += _free_run(state, hot, fp[f], fc[f], ff[f])
-            f += 1
-        elif te == upcoming and not (late_epochs and (td == te or tz == te)):
-            status = EPOCH_END
-            break
-        else:
-            if _touches(zp[z], zc[z], word):
-                status = IN_THE_WAY
-                break
-            _zero_run(state, hot, zp[z], zc[z])
-            z += 1
-    ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[ZERO_ROW] = d, f, z
-    ctl[SUPERSEDED] += outdated
-    return status, plain
 
 
 @compiled
@@ -281,12 +128,12 @@ def sweep(  # type: ignore[no-untyped-def]
         # The guest first: everything up to the instant at which the link is free.
         now = min(tau, until)
         guest = g0 + (now - h0 if rate == FULL_RATE else (now - h0) * rate // FULL_RATE)
-        d, gone = _dirty_rows(state, heating, dt, dp, dc, d, min(guest, plain - 1), _NOWHERE)
+        d, gone = dirty_rows(state, heating, dt, dp, dc, d, min(guest, plain - 1), NOWHERE)
         outdated += gone
         if guest >= plain or (d == len(dt) and d_more):
             ctl[DIRTY_ROW] = d
-            status, plain = _rows(
-                state, hot, ctl, guest, _NOWHERE, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+            status, plain = all_rows(
+                state, hot, ctl, guest, NOWHERE, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                 zt, zp, zc, z_more, epochs, late_epochs,
             )  # fmt: skip
             d = ctl[DIRTY_ROW]
@@ -355,12 +202,12 @@ def sweep(  # type: ignore[no-untyped-def]
                 together = guest < te
             if together:
                 bound = min(guest, plain - 1)
-                d, gone = _dirty_rows(state, heating, dt, dp, dc, d, bound, word)
+                d, gone = dirty_rows(state, heating, dt, dp, dc, d, bound, word)
                 outdated += gone
                 status = IN_THE_WAY if d < len(dt) and dt[d] <= bound else DUE
                 if status == DUE and (guest >= plain or (d == len(dt) and d_more)):
                     ctl[DIRTY_ROW] = d
-                    status, plain = _rows(
+                    status, plain = all_rows(
                         state, hot, ctl, guest, word, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                         zt, zp, zc, z_more, epochs, late_epochs,
                     )  # fmt: skip
