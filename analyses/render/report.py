@@ -191,8 +191,9 @@ def _course(row: UnsafeRow) -> str:
 def _notes(comparison: Comparison, width: int) -> Iterator[Text]:
     notes = [_phrase(condition, comparison) for condition in conditions(comparison)]
     if len(comparison.scenarios) > 1:
-        several = " and ".join(comparison.scenarios)
-        notes.insert(0, f"{several} are two scenarios of what the trace cannot say, not bounds")
+        *first, last = comparison.scenarios
+        several = f"{', '.join(first)} and {last}"
+        notes.insert(0, f"{several} are scenarios of what the trace cannot say, not bounds")
     for note in notes:
         yield from labelled("-", plain(note), width, 4)
 
