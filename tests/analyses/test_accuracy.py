@@ -75,7 +75,7 @@ def test_auto_converge_as_recorded():
     found = measure(recording("uniform.autoconverge"))
     rows = {row.quantity: row for row in found.rows if row.scenario == "expected"}
     for quantity in ("normal_pages", "zero_pages", "wire_bytes", "throttle_percent"):
-        assert rows[quantity].within(8)
+        assert rows[quantity].within(4)
     assert rows["throttle_steps"].predicted == rows["throttle_steps"].real
     assert any("% of its vCPUs' time (as its recording shows)" in text for text in found.remarks)
 
