@@ -7,7 +7,9 @@ guest is throttled and an iteration lasts long.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 #: A throttled vCPU runs for a slice of 10 ms, then sleeps (CPU_THROTTLE_TIMESLICE_NS).
 TIMESLICE_NS = 10_000_000
@@ -79,12 +81,18 @@ def pace(percent: int, load: int) -> int:
     return min(100, (100 - percent) * 100 // load)
 
 
-def sleep_left(percent: int, since_ns: int) -> int:
-    """Return the ns that a throttled vCPU still sleeps, `since_ns` after the throttle was set.
+def sleep_left(steps: Sequence[tuple[int, int]], now: int) -> int:
+    """Return the ns that a throttled vCPU still sleeps; steps: (host ns, percent), the last in force.
 
-    Its timer ticks first after a time slice, then once a slice of running and the sleep that
-    follows the tick (cpu_throttle_timer_tick, cpu_throttle_thread).
+    A timer ticks at once when the guest is first throttled, and then after a slice and what goes
+    with it at the percentage of that moment; a new percentage does not move the next tick. Each
+    tick sends the vCPU to sleep (cpu_throttle_set, cpu_throttle_timer_tick, cpu_throttle_thread).
     """
-    sleep = TIMESLICE_NS * percent // (100 - percent)
-    phase = (since_ns - TIMESLICE_NS) % (TIMESLICE_NS + sleep)
-    return max(sleep - phase, 0) if since_ns >= TIMESLICE_NS else 0
+    tick = steps[0][0]
+    for (_, percent), (until, _) in pairwise((*steps, (now + 1, 0))):
+        period = TIMESLICE_NS * 100 // (100 - percent)
+        if tick < until:
+            ticks = -(-(until - tick) // period)
+            last, slept = tick + (ticks - 1) * period, TIMESLICE_NS * percent // (100 - percent)
+            tick += ticks * period
+    return max(last + slept - now, 0)

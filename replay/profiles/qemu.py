@@ -191,8 +191,7 @@ class _Loop:
         if throttle is None:
             return now
         if migration.parameters.sync_waits and self._throttles:
-            set_ns, percent = self._throttles[-1]
-            now = self._wait(now, sleep_left(percent, now - set_ns))
+            now = self._wait(now, sleep_left(self._throttles, now))
         sent = migration.bytes_sent + self._framing
         if throttle.synced(now // MS_NS, migration.dirtied * self._page_size, sent):
             left = pace(throttle.percent, migration.parameters.guest_load)

@@ -120,14 +120,22 @@ class Migration:
     def memory_global_after_dirty_log_sync(self) -> None:
         if not (self.settings.sync_waits and self.throttles and self.stop is None):
             return
-        set_at, percent = self.throttles[-1]
-        sleep = 10 * MS * percent // (100 - percent)
-        tick = set_at + 10 * MS
-        while tick + 10 * MS + sleep <= self.now:
-            tick += 10 * MS + sleep
-        if tick <= self.now < tick + sleep:
-            self.now = tick + sleep
+        ticks = [(t, p) for t, p in self.timer_ticks if t <= self.now]
+        tick, percent = ticks[-1]
+        awake = tick + 10 * MS * percent // (100 - percent)
+        if awake > self.now:
+            self.now = awake
             self.let_guest_run(self.now)
+
+    @property
+    def timer_ticks(self) -> list[tuple[int, int]]:
+        """cpu_throttle_timer_tick: when, and at how many percent, up to now."""
+        ticks, tick = [], self.throttles[0][0]
+        while tick <= self.now:
+            percent = [p for t, p in self.throttles if t <= tick][-1]
+            ticks.append((tick, percent))
+            tick += 10 * MS * 100 // (100 - percent)
+        return ticks
 
     def migration_trigger_throttle(self) -> None:
         if self.settings.throttle is None:

@@ -182,8 +182,17 @@ def test_throttle_waits_for_two_bad_periods():
 
 
 @pytest.mark.parametrize(
-    ("percent", "since_ms", "left_ms"),
-    [(50, 5, 0), (50, 10, 10), (50, 15, 5), (50, 25, 0), (50, 31, 9), (99, 1085, 915)],
-)
-def test_a_sync_waits_for_a_sleeping_vcpu(percent, since_ms, left_ms):
-    assert sleep_left(percent, since_ms * 10**6) == left_ms * 10**6
+    ("steps", "now_ms", "left_ms"),
+    [
+        # The timer ticks at once, then every slice and sleep.
+        ([(100, 50)], 100, 10), ([(100, 50)], 105, 5), ([(100, 50)], 110, 0),
+        ([(100, 50)], 119, 0), ([(100, 50)], 120, 10), ([(100, 99)], 1085, 5),
+        # A new percentage waits for the next tick, which it does not move.
+        ([(100, 50), (111, 80)], 112, 0), ([(100, 50), (111, 80)], 120, 40),
+        ([(100, 50), (103, 80)], 105, 5), ([(100, 50), (111, 80), (112, 90)], 121, 89),
+        ([(100, 50), (111, 80), (175, 90)], 180, 30),
+    ],
+)  # fmt: skip
+def test_a_sync_waits_for_a_sleeping_vcpu(steps, now_ms, left_ms):
+    in_ns = [(ms * 10**6, percent) for ms, percent in steps]
+    assert sleep_left(in_ns, now_ms * 10**6) == left_ms * 10**6
