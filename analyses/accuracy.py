@@ -6,7 +6,7 @@ parameters, or the trace of another migration of the same workload under them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -109,14 +109,17 @@ def measure(
     *,
     bandwidth: int | None = None,
     downtime_ns: int | None = None,
+    line: Mapping[str, Any] | None = None,
 ) -> Accuracy:
     """Replay `source` (validated; its own trace where none is given) as the recording was run.
 
-    bandwidth (bytes/s) and downtime_ns go before what was recorded. Raises UsageError where the
+    bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, what
+    else there is of the sender's speed. Raises UsageError where the
     recording does not say the bandwidth and none is given.
     """
     trace = recording.trace if source is None else source
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
+    parameters = replace(parameters, **(line or {}))
     if parameters.auto_converge is not None:
         trace, load = _as_worked(trace)
         parameters = replace(parameters, guest_load=load or parameters.guest_load)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tracer.errors import TraceError
+from tracer.readers.qemu import find_log
 from tracer.readers.qemu_lines import PENDING, SAVE, SYNC_START
-from tracer.readers.qemu_log import QemuLog
+from tracer.readers.qemu_log import QemuLog, read_qemu_log
+from tracer.readers.streams import Progress
 from tracer.rows import Int64s
 
 #: A window that lasted from 100 ms to this (us) was slept through to its end and not disturbed.
@@ -21,16 +25,34 @@ class Line:
     """What a log says of the sender; windows: in how many of them it was measured.
 
     line_rate in bytes/s, zero_page_ns, wake_ns as in `replay.parameters`; None where the log has
-    too few windows that say it.
+    no window that says it.
     """
 
+    name: str
     windows: int
     line_rate: int | None
     zero_page_ns: int | None
     wake_ns: int | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return asdict(self)
 
-def measure_line(log: QemuLog) -> Line:
+
+def measure_folder(folder: Path, progress: Progress | None = None) -> Line:
+    """Fit the sender's speed to a recorded migration: a folder with QEMU's log, or the log itself.
+
+    progress(done, total) is called with bytes of the log. Raises TraceError where there is no log
+    or `measure_line` does.
+    """
+    log = read_qemu_log(folder if folder.is_file() else find_log(folder), progress)
+    try:
+        return measure_line(log, folder.name or str(folder))
+    finally:
+        log.close()
+
+
+def measure_line(log: QemuLog, name: str) -> Line:
     """Fit the sender's speed to a QEMU log with `ram_save_page` and `migrate_pending` rows.
 
     Between the row at a window's start and the last page sent in it lies the time of its pages:
@@ -56,7 +78,7 @@ def measure_line(log: QemuLog) -> Line:
     length = np.diff(starts)
     full = length[(length > _FULL_US - 1000) & (length < _DISTURBED_US)]
     wake = max(int(full.sum()) * 1000 // len(full) - _FULL_US * 1000, 0) if len(full) else None
-    return Line(len(spans), rate, zero_ns, wake)
+    return Line(name, len(spans), rate, zero_ns, wake)
 
 
 def _windows(log: QemuLog) -> tuple[Int64s, Int64s, Int64s, Int64s]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from replay.dirty_limit import DirtyLimit
 from replay.parameters import Parameters
 from replay.throttle import AutoConverge
 from tracer.errors import TraceError, UsageError
@@ -25,7 +26,6 @@ _LACKING = (
     "block",
     "zero-blocks",
     "mapped-ram",
-    "dirty-limit",
     "rdma-pin-all",
     "x-ignore-shared",
 )
@@ -135,6 +135,7 @@ class Recording:
             profile="qemu",
             log_mode="manual" if accelerator == "kvm" else "legacy",
             auto_converge=self._auto_converge(),
+            dirty_limit=self._dirty_limit(),
             sync_waits=accelerator == "tcg",
             at_end="continue",
         )
@@ -159,3 +160,19 @@ class Recording:
             maximum=int(given.get("max-cpu-throttle", usual.maximum)),
             tailslow=bool(given.get("cpu-throttle-tailslow", usual.tailslow)),
         )
+
+    def _dirty_limit(self) -> DirtyLimit | None:
+        if not self.capabilities.get("dirty-limit"):
+            return None
+        usual, given, source = DirtyLimit(), self.parameters, self.trace.meta.source
+        return DirtyLimit(
+            rate=int(given.get("vcpu-dirty-limit", usual.rate)),
+            period_ms=int(given.get("x-vcpu-dirty-limit-period", usual.period_ms)),
+            trigger=int(given.get("throttle-trigger-threshold", usual.trigger)),
+            vcpus=_whole(source.get("vcpus"), usual.vcpus),
+            ring=_whole(source.get("dirty_ring_size"), usual.ring),
+        )
+
+
+def _whole(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from replay.dirty_limit import DirtyLimit
 from replay.strategies import Hold, Strategy
 from replay.throttle import AutoConverge
 from tracer.errors import UsageError
@@ -34,10 +35,11 @@ class Parameters:
 
     Profile `qemu` alone: bandwidth is max-bandwidth; line_rate (bytes/s) is how fast a window's
     budget is sent, zero_page_ns what finding a page to be zero takes, wake_ns how late the sender
-    wakes from its sleep (all three measured from QEMU 7.2's logs, `analyses.line`). auto_converge:
-    None for no throttling. sync_waits: a sync is over when every vCPU has come by, so that it waits
-    for throttled ones (TCG; under KVM it does not). guest_load: percent of its vCPUs'
-    time that the guest's work takes; a throttle slows it only where less is left (`replay.pacing`).
+    wakes from its sleep (all three measured from QEMU 7.2's logs, `analyses.line`).
+    auto_converge, dirty_limit: None for not holding the guest back; one of them at a time.
+    sync_waits: a sync is over when every vCPU has come by, so that it waits for throttled ones
+    (TCG; under KVM it does not). guest_load: percent of its vCPUs' time that the guest's work
+    takes; what holds it back slows it only where less is left (`replay.pacing`).
     stalls: (host ns, ns), ascending, when the host kept the sender from going on and for how long.
 
     Raises UsageError for values that make no sense.
@@ -62,6 +64,7 @@ class Parameters:
     zero_page_ns: int = 200
     wake_ns: int = 100_000
     auto_converge: AutoConverge | None = None
+    dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False
     guest_load: int = 100
     stalls: tuple[tuple[int, int], ...] = ()
@@ -84,6 +87,8 @@ class Parameters:
         _within("seed", self.seed, 0, 1 << 62, "")
         if self.max_rounds is not None:
             _within("max rounds", self.max_rounds, 1, _MAX_NS, "")
+        if self.auto_converge is not None and self.dirty_limit is not None:
+            raise UsageError("auto-converge and dirty-limit: QEMU takes one of them at a time")
 
     def hold(self, strategy: Strategy) -> Hold:
         """Return the guest hold that applies to the strategy."""

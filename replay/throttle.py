@@ -1,13 +1,15 @@
 """Auto-converge: taking time from the vCPUs where a migration makes no progress.
 
 What QEMU does (migration/ram.c, migration_trigger_throttle and mig_throttle_guest_down;
-cpu-throttle.c). Not modelled: the timer with which newer versions make syncs of their own while the
-guest is throttled and an iteration lasts long.
+cpu-throttle.c). Not modelled: the timer with which newer versions make a sync of their own after
+5 s without one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 #: A throttled vCPU runs for a slice of 10 ms, then sleeps (CPU_THROTTLE_TIMESLICE_NS).
 TIMESLICE_NS = 10_000_000
@@ -29,37 +31,53 @@ class AutoConverge:
     tailslow: bool = False
 
 
+class Trigger:
+    """Follows the syncs of a migration and says when it makes too little progress.
+
+    That is the second period in which more was dirtied than `percent` of what was sent, and each
+    second one after it (migration_trigger_throttle). Times are whole ms of the host.
+    """
+
+    def __init__(self, percent: int, now_ms: int):
+        self._percent = percent
+        self._period_ms = now_ms
+        self._dirtied_before = self._sent_before = 0
+        self._high = 0
+
+    def synced(self, now_ms: int, dirtied: int, sent: int) -> tuple[int, int] | None:
+        """Take down a sync that is over; if it triggers, what the period dirtied, and might have.
+
+        dirtied: bytes of the pages that syncs have made pending. sent: bytes sent. Both since the
+        migration began; those returned are bytes too.
+        """
+        if now_ms <= self._period_ms + _PERIOD_MS:
+            return None
+        allowed = (sent - self._sent_before) * self._percent // 100
+        again = dirtied - self._dirtied_before
+        self._period_ms, self._sent_before, self._dirtied_before = now_ms, sent, dirtied
+        if again <= allowed:
+            return None
+        self._high = (self._high + 1) % 2
+        return None if self._high else (again, allowed)
+
+
 class Throttle:
     """Follows the syncs of a migration and says when to slow the guest, and how much.
 
-    percent: what is taken from the vCPUs now. Times are whole ms of the host.
+    percent: what is taken from the vCPUs now.
     """
 
     def __init__(self, settings: AutoConverge, now_ms: int):
         self.percent = 0
         self._settings = settings
-        self._period_ms = now_ms
-        self._dirtied_before = self._sent_before = 0
-        self._high = 0
+        self._trigger = Trigger(settings.trigger, now_ms)
 
     def synced(self, now_ms: int, dirtied: int, sent: int) -> bool:
-        """Take down a sync that is over; return whether the throttle has changed.
-
-        dirtied: bytes of the pages that syncs have made pending. sent: bytes of RAM sent. Both
-        since the migration began.
-        """
-        if now_ms <= self._period_ms + _PERIOD_MS:
+        """Take down a sync as `Trigger` does; return whether the throttle has changed."""
+        triggered = self._trigger.synced(now_ms, dirtied, sent)
+        if triggered is None:
             return False
-        allowed = (sent - self._sent_before) * self._settings.trigger // 100
-        again = dirtied - self._dirtied_before
-        self._period_ms, self._sent_before, self._dirtied_before = now_ms, sent, dirtied
-        if again <= allowed:
-            return False
-        self._high += 1
-        if self._high < 2:
-            return False
-        self._high = 0
-        self.percent, before = self._next(again, allowed), self.percent
+        self.percent, before = self._next(*triggered), self.percent
         return self.percent != before
 
     def _next(self, dirtied: int, allowed: int) -> int:
@@ -79,12 +97,18 @@ def pace(percent: int, load: int) -> int:
     return min(100, (100 - percent) * 100 // load)
 
 
-def sleep_left(percent: int, since_ns: int) -> int:
-    """Return the ns that a throttled vCPU still sleeps, `since_ns` after the throttle was set.
+def sleep_left(steps: Sequence[tuple[int, int]], now: int) -> int:
+    """Return the ns that a throttled vCPU still sleeps; steps: (host ns, percent) up to `now`.
 
-    Its timer ticks first after a time slice, then once a slice of running and the sleep that
-    follows the tick (cpu_throttle_timer_tick, cpu_throttle_thread).
+    A timer ticks at once when the guest is first throttled, and then after a slice and what goes
+    with it at the percentage of that moment; a new percentage does not move the next tick. Each
+    tick sends the vCPU to sleep (cpu_throttle_set, cpu_throttle_timer_tick, cpu_throttle_thread).
     """
-    sleep = TIMESLICE_NS * percent // (100 - percent)
-    phase = (since_ns - TIMESLICE_NS) % (TIMESLICE_NS + sleep)
-    return max(sleep - phase, 0) if since_ns >= TIMESLICE_NS else 0
+    tick = steps[0][0]
+    for (_, percent), (until, _) in pairwise((*steps, (now + 1, 0))):
+        period = TIMESLICE_NS * 100 // (100 - percent)
+        if tick < until:
+            ticks = -(-(until - tick) // period)
+            last, slept = tick + (ticks - 1) * period, TIMESLICE_NS * percent // (100 - percent)
+            tick += ticks * period
+    return max(last + slept - now, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from replay.dirty_ring import DirtyRing
 from replay.parameters import Parameters
 from replay.replay import replay
 from replay.strategies import strategy
@@ -30,6 +31,9 @@ def warm() -> None:
                     max_rounds=4,
                 )
                 replay(trace, strategy(name), parameters)
+    ring = DirtyRing(trace, 1, 2)
+    ring.begin(0)
+    ring.harvest(trace.meta.duration_ns)
 
 
 def _tiny() -> Trace:

@@ -31,6 +31,7 @@ from analyses.commands.import_images import (
 )
 from analyses.commands.importing import import_qemu
 from analyses.commands.info import info
+from analyses.commands.line import line
 from analyses.commands.programs import programs
 from analyses.commands.prove import prove
 from analyses.commands.record_kvm import record_kvm
@@ -73,6 +74,7 @@ app.command("conform", context_settings=_SETTINGS)(conform)
 app.command("hazards", context_settings=_SETTINGS)(hazards)
 app.command("repair", context_settings=_SETTINGS)(repair)
 app.command("accuracy", context_settings=_SETTINGS)(accuracy)
+app.command("line", context_settings=_SETTINGS)(line)
 _importers = _app("Turn a foreign recording into a trace.")
 _importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
 _importers.command("simpletrace", context_settings=_SETTINGS)(import_simpletrace)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from analyses.commands import units
+from analyses.commands.qemu_options import LineRate, WakeUp, ZeroPageTime, line_parameters
 
 
 def accuracy(
@@ -37,6 +38,9 @@ def accuracy(
             metavar="TIME", show_default="as recorded", help="downtime-limit of the migrations."
         ),
     ] = None,
+    line_rate: LineRate = None,
+    zero_page_time: ZeroPageTime = None,
+    wake_up: WakeUp = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -58,6 +62,7 @@ def accuracy(
     """
     rate = None if bandwidth is None else units.bandwidth(bandwidth, "--bandwidth")
     limit = None if downtime_limit is None else units.duration(downtime_limit, "--downtime-limit")
+    line = line_parameters(line_rate, zero_page_time, wake_up)
 
     from analyses.accuracy import measure  # noqa: PLC0415 - heavy
     from analyses.commands.compiling import compile_kernels  # noqa: PLC0415
@@ -81,7 +86,7 @@ def accuracy(
         for trace in [*(r.trace for r in recordings)] if origin is None else [origin]:
             check(trace, bar)
         found = [
-            measure(recording, origin, bandwidth=rate, downtime_ns=limit)
+            measure(recording, origin, bandwidth=rate, downtime_ns=limit, line=line)
             for recording in recordings
         ]
     if as_json:

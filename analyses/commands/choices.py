@@ -38,6 +38,7 @@ class AtEnd(StrEnum):
 
     stop = "stop"
     loop = "loop"
+    continue_ = "continue"
 
 
 class RequestAxis(StrEnum):

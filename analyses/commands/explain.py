@@ -42,7 +42,7 @@ def explain(
     skipped, and what the bitmaps held. Where only an order of things that the recording allows
     loses a page, one such order is told.
     """
-    parameters = options.parameters()
+    parameters = options.parameters_as_recorded("explain")
 
     from analyses.commands.compiling import compile_kernels  # noqa: PLC0415 - heavy
     from analyses.compare import check, plan  # noqa: PLC0415

@@ -71,7 +71,7 @@ def hazards(
     events is the same lose the same. Where a trace is too large for that, the answer says what was
     checked and what lies unknown between.
     """
-    parameters = options.parameters()
+    parameters = options.parameters_as_recorded("hazards")
     ends = [
         None if text is None else _value(text, option, vary)
         for text, option in ((start, "--from"), (up_to, "--up-to"))

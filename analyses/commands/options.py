@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from analyses.commands import units
 from analyses.commands.choices import AtEnd, GuestHold, LogMode, Profile, RequestAxis, metavar
+from analyses.commands.qemu_options import QemuOptions, refuse
 
 if TYPE_CHECKING:
     from replay.parameters import Parameters
@@ -48,8 +50,8 @@ Anyway = Annotated[
 
 
 @dataclass(frozen=True)
-class ReplayOptions:
-    """The knobs of a replay as the command line has them; see `with_replay_options`."""
+class _Knobs:
+    """Those that each profile has."""
 
     bandwidth: Annotated[
         str,
@@ -128,13 +130,41 @@ class ReplayOptions:
         AtEnd,
         typer.Option(
             metavar=metavar(AtEnd),
-            help="When the trace ends before the switchover: stop the replay, or start the trace "
-            "over.",
+            help="When the trace ends before the switchover: stop the replay, start the trace "
+            "over, or go on as its working set was (drawn).",
         ),
     ] = AtEnd.stop
+    scenarios: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            show_default="all that the trace calls for",
+            help="Scenarios to replay, with commas between: recorded, expected, saturated; the "
+            "first is always.",
+        ),
+    ] = None
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of what is drawn.")] = 0
+
+    def _scenarios(self) -> tuple[str, ...] | None:
+        if self.scenarios is None:
+            return None
+        names = tuple(name.strip() for name in self.scenarios.split(","))
+        for name in names:
+            if name not in ("recorded", "expected", "saturated"):
+                refuse(
+                    f"--scenarios: no scenario is named {name!r}; known: recorded, expected, "
+                    "saturated"
+                )
+        return names
+
+
+@dataclass(frozen=True)
+class ReplayOptions(QemuOptions, _Knobs):
+    """The knobs of a replay as the command line has them; see `with_replay_options`."""
 
     def parameters(self) -> Parameters:
         """Return them as a replay takes them; raises UsageError for what makes no sense."""
+        self.check_together(self.profile)
         rate = units.bandwidth(self.bandwidth, "--bandwidth")
         limit, request, report, handle, interval = (
             units.duration(getattr(self, name), "--" + name.replace("_", "-"))
@@ -165,7 +195,24 @@ class ReplayOptions:
             min_order=self.min_order,
             max_rounds=self.max_rounds,
             at_end=self.at_end.value,
+            scenarios=self._scenarios(),
+            seed=self.seed,
+            **self.qemu_parameters(),
         )
+
+    def parameters_as_recorded(self, command: str) -> Parameters:
+        """Return them for a command that replays nothing drawn; raises UsageError as above."""
+        for given, option in (
+            (self.at_end is AtEnd.continue_, "--at-end continue"),
+            (self.scenarios is not None, "--scenarios"),
+            (self.seed != 0, "--seed"),
+        ):
+            if given:
+                refuse(
+                    f"{option}: {command} replays the trace as it was recorded and draws nothing; "
+                    "that is for dirtylog replay"
+                )
+        return self.parameters()
 
 
 def with_replay_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -173,7 +220,16 @@ def with_replay_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The command itself is handed a ReplayOptions.
     """
-    fields = inspect.signature(ReplayOptions, eval_str=True).parameters
+    hints = get_type_hints(ReplayOptions, include_extras=True)
+    fields = {
+        field.name: inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(ReplayOptions)
+    }
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         own = fields.values() if parameter.name == "options" else (parameter,)

@@ -28,6 +28,7 @@ it is set; zero pages sought by multifd threads; what other devices send.
 from __future__ import annotations
 
 from replay import kernels as k
+from replay.dirty_limit import Limiter
 from replay.engine import Migration
 from replay.link import link_constants, named, wire_bytes
 from replay.profiles.base import Moment, Outcome, Reason, Round
@@ -75,18 +76,19 @@ class _Window:
         self.threshold = 0
 
     @property
-    def _sent(self) -> int:
+    def sent(self) -> int:
+        """All bytes so far."""
         around = _HEAD_BYTES + _EOS_BYTES + _FOOT_BYTES
         return self._migration.bytes_sent + self.iterations * around
 
     @property
     def spent(self) -> bool:
         """Whether the sender has to sleep until the window ends."""
-        return self._sent - self._start_bytes > self._budget
+        return self.sent - self._start_bytes > self._budget
 
     def page_limit(self) -> int:
         """Return up to which `bytes_sent` the iteration that begins may begin another page."""
-        left = self._start_bytes + self._budget - self._sent - _HEAD_BYTES
+        left = self._start_bytes + self._budget - self.sent - _HEAD_BYTES
         return self._migration.bytes_sent + left
 
     def look(self, now: int) -> None:
@@ -95,7 +97,7 @@ class _Window:
         took = now_ms - self._start_ms
         if took < WINDOW_MS:
             return
-        sent = self._sent
+        sent = self.sent
         self.threshold = (sent - self._start_bytes) * self._limit_ns // (took * MS_NS)
         self._start_ms, self._start_bytes = now_ms, sent
 
@@ -119,6 +121,10 @@ class _Loop:
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
+        self._limiter = None
+        if parameters.dirty_limit is not None:
+            limit, load = parameters.dirty_limit, parameters.guest_load
+            self._limiter = Limiter(limit, migration.trace, migration.passes, load)
         migration.send_over(
             link_constants(meta.page_size, parameters.line_rate, parameters.zero_page_ns),
             named(meta.blocks),
@@ -167,6 +173,7 @@ class _Loop:
         if drained is None or migration.clock.guest(drained) > migration.last_guest_ns:
             self._end_row(now, None)
             return now, self._give_up(drained)
+        self._limit(drained)
         now = self._sync(drained)
         reason = self._reason()
         if reason is not None:
@@ -195,19 +202,39 @@ class _Loop:
         return self._after_sync(now)
 
     def _after_sync(self, now: int) -> int:
-        """Let the sync wait for throttled vCPUs, then see to the throttle (auto-converge)."""
+        """Let the sync wait for throttled vCPUs, then see to what slows the guest."""
         migration, throttle = self._migration, self._throttle
+        dirtied = migration.dirtied * self._page_size
+        if self._limiter is not None:
+            guest = migration.clock.guest(now)
+            self._limiter.synced(now, guest, dirtied, self._window.sent)
         if throttle is None:
             return now
         if migration.parameters.sync_waits and self._throttles:
-            set_ns, percent = self._throttles[-1]
-            now = self._wait(now, sleep_left(percent, now - set_ns))
-        sent = migration.bytes_sent + self._framing
-        if throttle.synced(now // MS_NS, migration.dirtied * self._page_size, sent):
+            now = self._wait(now, sleep_left(self._throttles, now))
+        if throttle.synced(now // MS_NS, dirtied, migration.bytes_sent + self._framing):
             left = pace(throttle.percent, migration.parameters.guest_load)
             migration.throttle(now, 100 - left)
             self._throttles.append((now, throttle.percent))
         return now
+
+    def _next_due(self) -> int:
+        due = self._migration.next_due()
+        return due if self._limiter is None else min(due, self._limiter.next_tick)
+
+    def _settle(self, now: int) -> None:
+        """Do all that is due at `now`."""
+        self._limit(now)
+        self._migration.settle(now)
+
+    def _limit(self, now: int) -> None:
+        """Let dirty-limit set the guest's pace, if its period is over."""
+        migration, limiter = self._migration, self._limiter
+        if limiter is None or now < limiter.next_tick:
+            return
+        if limiter.tick(now, migration.clock.guest(now)):
+            migration.throttle(now, 100 - limiter.pace)
+            self._throttles.append((now, 100 - limiter.pace))
 
     @property
     def _framing(self) -> int:
@@ -221,13 +248,13 @@ class _Loop:
         migration.limit(limit)
         deadline = start + (_MAX_WAIT_MS + 1) * MS_NS
         while True:
-            due = migration.next_due()
+            due = self._next_due()
             until = min(due, deadline)
             status = migration.sweep(until)
             if status == k.SPENT or (status == k.SWEPT and not self._wrap()):
                 break
             if status == k.DUE and until == due:
-                migration.settle(due)
+                self._settle(due)
             if status == k.DUE and until == deadline:
                 # The page under way at that moment is through; the next look may be later.
                 more = -(migration.copies - copied - 1) % _LOOK_EVERY
@@ -250,11 +277,11 @@ class _Loop:
         """Let the guest run, link idle; return when that is over."""
         migration, end = self._migration, now + wait
         while True:
-            due = migration.next_due()
+            due = self._next_due()
             migration.idle(min(due, end))
             if due > end:
                 return end
-            migration.settle(due)
+            self._settle(due)
 
     def _note(self, now: int) -> None:
         migration = self._migration

@@ -13,6 +13,7 @@ from analyses.commands import run
 from analyses.recording import Recording
 from analyses.render.accuracy import show
 from analyses.render.terminal import Page
+from replay.dirty_limit import DirtyLimit
 from tests.analyses.traces import meta, write
 from tracer import Trace, TraceError, UsageError
 
@@ -128,6 +129,22 @@ def test_what_the_model_lacks_is_named(tmp_path):
     found = measure(Recording.of(Trace.open(path)))
     assert any("multifd, xbzrle" in text for text in found.remarks)
     assert {row.quantity for row in found.rows} >= {"normal_pages", "total_ns"}
+
+
+def test_dirty_limit_as_it_was_set(tmp_path):
+    path = tiny(
+        tmp_path / "a.trace",
+        capabilities={"dirty-limit": True},
+        parameters={
+            "max-bandwidth": 1 << 30,
+            "vcpu-dirty-limit": 60,
+            "x-vcpu-dirty-limit-period": 500,
+            "throttle-trigger-threshold": 40,
+        },
+    )
+    found = Recording.of(Trace.open(path))
+    assert found.lacking() == []
+    assert found.replay_parameters(None, None).dirty_limit == DirtyLimit(60, 500, 40)
 
 
 def test_a_bandwidth_that_is_not_recorded(tmp_path):

@@ -1,5 +1,7 @@
 """QEMU's loop written down literally, page by page, from the model and from QEMU's source.
 
+Dirty-limit: from 10.2's source, all vCPUs alike, a pace that is even over a period.
+
 For `precopy` alone, of traces that know every write. It shares no code with the engine. Names are
 those of QEMU's functions. Times are whole ns of the host, unless they end in `_ms`.
 """
@@ -35,6 +37,8 @@ class Settings:
     throttle: tuple[int, int, int, int] | None = None
     tailslow: bool = False
     sync_waits: bool = False
+    #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring.
+    dirty_limit: tuple[int, int, int, int, int] | None = None
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Migration:
             key=lambda row: row[:2],
         )
         self.slow = [(0, 0, 100)]
+        self.dirtylimit_in_service = False
+        self.ring: set[tuple[int, int]] = set()
         self.block, self.page = 0, 0
         self.last_sent_block: int | None = None
         self.qemu_file_bytes = self.rate_limit_used = 0
@@ -90,12 +96,72 @@ class Migration:
     def let_guest_run(self, host: int) -> None:
         if self.stop is not None:
             return
+        while self.dirtylimit_in_service and self.next_rate_ns <= host:
+            self.run_rows(self.next_rate_ns)
+            self.vcpu_dirty_rate_stat(self.next_rate_ns)
+        self.run_rows(host)
+
+    def run_rows(self, host: int) -> None:
         while self.rows and self.rows[0][0] <= self.guest_time(host):
             _, kind, n = self.rows.pop(0)
             page = self.pages[n]
             if kind == 0:
                 self.log[page] = True
+                self.kvm_dirty_ring_push(page)
             self.content_zero[page] = kind == 1
+
+    # system/dirtylimit.c of 10.2; all vCPUs alike
+
+    def qmp_set_vcpu_dirty_limit(self) -> None:
+        self.dirtylimit_in_service = True
+        self.throttle_us_per_full = self.max_dirtyrate = self.ring_fill_ns = 0
+        self.begin_rate_period(self.now)
+
+    def begin_rate_period(self, host: int) -> None:
+        self.ring.clear()
+        self.ring_entries, self.period_guest_ns = 0, self.guest_time(host)
+        self.next_rate_ns = host + self.settings.dirty_limit[1] * MS
+
+    def kvm_dirty_ring_push(self, page: tuple[int, int]) -> None:
+        if self.dirtylimit_in_service and page not in self.ring:
+            self.ring.add(page)
+            self.ring_entries += 1
+            if len(self.ring) == self.settings.dirty_limit[4] * self.settings.dirty_limit[3]:
+                self.ring.clear()
+
+    def vcpu_dirty_rate_stat(self, host: int) -> None:
+        quota, period_ms, _, vcpus, ring = self.settings.dirty_limit
+        size = self.guest.page_size
+        current = ((self.ring_entries // vcpus) * 1000 * size // 2**20) // period_ms
+        low, high = min(quota, current), max(quota, current)
+        if high - low > 25:
+            self.dirtylimit_set_throttle(quota, current, (high - low) * 100 // high)
+        if self.ring_entries >= 32 or (self.ring_entries > 0 and self.ring_fill_ns == 0):
+            ran = self.guest_time(host) - self.period_guest_ns
+            self.ring_fill_ns = ran * ring * vcpus // self.ring_entries
+        rate = 100
+        if self.throttle_us_per_full and self.ring_fill_ns <= period_ms * MS:
+            cycle = self.ring_fill_ns + self.throttle_us_per_full * 1000
+            rate = max(1, self.ring_fill_ns * 100 // cycle)
+        if rate != self.slow[-1][2]:
+            self.slow.append((host, self.guest_time(host), rate))
+            self.throttles.append((host, 100 - rate))
+        self.begin_rate_period(host)
+
+    def dirtylimit_set_throttle(self, quota: int, current: int, off_percent: int) -> None:
+        if current == 0:
+            self.throttle_us_per_full = 0
+            return
+        self.max_dirtyrate = max(self.max_dirtyrate, current)
+        ring_mib = self.settings.dirty_limit[4] * self.guest.page_size // 2**20
+        ring_full_us = ring_mib * 1_000_000 // self.max_dirtyrate
+        if off_percent > 50:
+            throttle_us = ring_full_us * off_percent // (100 - off_percent)
+        else:
+            throttle_us = ring_full_us // 10
+        self.throttle_us_per_full += throttle_us if quota < current else -throttle_us
+        self.throttle_us_per_full = min(self.throttle_us_per_full, ring_full_us * 99)
+        self.throttle_us_per_full = max(self.throttle_us_per_full, 0)
 
     # migration/ram.c
 
@@ -111,36 +177,51 @@ class Migration:
             self.marked = {self.chunk(page) for page in self.pages}
         else:
             self.log = dict.fromkeys(self.pages, False)
+        self.ring.clear()
         self.memory_global_after_dirty_log_sync()
         end_ms = self.now // MS
         if end_ms > self.period_ms + 1000:
             self.migration_trigger_throttle()
-            self.period_ms, self.period_dirty, self.period_sent = end_ms, 0, self.ram_bytes
+            self.period_ms, self.period_dirty = end_ms, 0
+            self.period_sent = self.bytes_of_the_trigger
 
     def memory_global_after_dirty_log_sync(self) -> None:
         if not (self.settings.sync_waits and self.throttles and self.stop is None):
             return
-        set_at, percent = self.throttles[-1]
-        sleep = 10 * MS * percent // (100 - percent)
-        tick = set_at + 10 * MS
-        while tick + 10 * MS + sleep <= self.now:
-            tick += 10 * MS + sleep
-        if tick <= self.now < tick + sleep:
-            self.now = tick + sleep
+        ticks = [(t, p) for t, p in self.timer_ticks if t <= self.now]
+        tick, percent = ticks[-1]
+        awake = tick + 10 * MS * percent // (100 - percent)
+        if awake > self.now:
+            self.now = awake
             self.let_guest_run(self.now)
 
+    @property
+    def timer_ticks(self) -> list[tuple[int, int]]:
+        """cpu_throttle_timer_tick: when, and at how many percent, up to now."""
+        ticks, tick = [], self.throttles[0][0]
+        while tick <= self.now:
+            percent = [p for t, p in self.throttles if t <= tick][-1]
+            ticks.append((tick, percent))
+            tick += 10 * MS * 100 // (100 - percent)
+        return ticks
+
     def migration_trigger_throttle(self) -> None:
-        if self.settings.throttle is None:
+        if self.settings.throttle is None and self.settings.dirty_limit is None:
             return
-        trigger, initial, increment, highest = self.settings.throttle
+        trigger = (self.settings.dirty_limit or (0, 0, *self.settings.throttle))[2]
         dirtied = self.period_dirty * self.guest.page_size
-        allowed = (self.ram_bytes - self.period_sent) * trigger // 100
+        allowed = (self.bytes_of_the_trigger - self.period_sent) * trigger // 100
         if dirtied <= allowed:
             return
         self.high += 1
         if self.high < 2:
             return
         self.high = 0
+        if self.settings.throttle is None:
+            if not self.dirtylimit_in_service:
+                self.qmp_set_vcpu_dirty_limit()
+            return
+        _, initial, increment, highest = self.settings.throttle
         before = self.percent
         if before == 0:
             self.percent = initial
@@ -153,6 +234,11 @@ class Migration:
         if self.percent != before:
             self.slow.append((self.now, self.guest_time(self.now), 100 - self.percent))
             self.throttles.append((self.now, self.percent))
+
+    @property
+    def bytes_of_the_trigger(self) -> int:
+        """Bytes of RAM in 7.2; of the whole stream in versions that know dirty-limit."""
+        return self.ram_bytes if self.settings.dirty_limit is None else self.qemu_file_bytes
 
     def chunk(self, page: tuple[int, int]) -> tuple[int, int]:
         return page[0], page[1] // self.settings.clear_chunk

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from replay import dirty_limit
+from replay.dirty_limit import DirtyLimit
 from replay.engine import Migration
 from replay.parameters import Parameters
 from replay.profiles import Outcome, profile, qemu
@@ -94,8 +98,14 @@ def as_parameters(settings: Settings) -> Parameters:
         zero_page_ns=settings.zero_page_ns,
         wake_ns=settings.wake_ns,
         auto_converge=throttle,
+        dirty_limit=None if settings.dirty_limit is None else as_limit(settings.dirty_limit),
         sync_waits=settings.sync_waits,
     )
+
+
+def as_limit(limit: tuple[int, int, int, int, int]) -> DirtyLimit:
+    rate, period_ms, trigger, vcpus, ring = limit
+    return DirtyLimit(rate, period_ms, trigger, vcpus, ring)
 
 
 def replayed(trace: Trace, parameters: Parameters) -> tuple[Migration, Outcome]:
@@ -120,7 +130,7 @@ def differences(guest: Guest, settings: Settings) -> list[str]:
     wanted.run()
     migration, outcome = replayed(as_trace(guest), as_parameters(settings))
     last, rows = outcome.course[-1], outcome.rounds
-    names = wanted.ram_bytes - wanted.sent * (PAGE + 8) - wanted.zeros * 9
+    names = wanted.ram_bytes - wanted.sent * (guest.page_size + 8) - wanted.zeros * 9
     pairs = {
         "end": (outcome.end_ns, wanted.now),
         "stop": (outcome.stop_ns, wanted.stop),
@@ -154,6 +164,63 @@ def test_a_planted_error_is_caught(monkeypatch, name, value):
     assert any(differences(*random_case(seed)) for seed in range(150))
 
 
+def limited_case(seed: int) -> tuple[Guest, Settings]:
+    """Pages of 1 MiB, so that few of them make a rate that matters to dirty-limit."""
+    rng = random.Random(seed)
+    guest = replace(random_guest(rng), page_size=1 << 20, duration_ns=20 * SECOND)
+    settings = replace(
+        random_settings(rng),
+        max_bandwidth=rng.choice([40, 150, 600]) << 20,
+        line_rate=rng.choice([200, 1000, 4000]) << 20,
+        downtime_limit_ms=rng.choice([1, 30]),
+        throttle=None,
+        sync_waits=False,
+        dirty_limit=(
+            rng.choice([1, 30, 100, 300]),
+            rng.choice([1000, 1000, 200, 37]),
+            rng.choice([10, 50]),
+            rng.choice([1, 1, 2, 3]),
+            rng.choice([1, 4, 16, 64]),
+        ),
+    )
+    return guest, settings
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_dirty_limit_agrees_with_the_loop_written_down(seed):
+    assert differences(*limited_case(seed)) == []
+
+
+def test_the_limited_cases_reach_what_they_should():
+    """Sleeps that grow and shrink again, by large steps and by small ones."""
+    grows, shrinks, ends = 0, 0, 0
+    for seed in range(100):
+        wanted = qemu_reference.Migration(*limited_case(seed))
+        wanted.run()
+        percents = [percent for _, percent in wanted.throttles]
+        grows += sum(after > before for before, after in pairwise(percents))
+        shrinks += sum(after < before for before, after in pairwise(percents))
+        ends += bool(percents) and wanted.stop is not None
+    assert grows > 10
+    assert shrinks > 10
+    assert ends > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOLERANCE", 0),
+        ("_LINEAR_PERCENT", 10),
+        ("_MOST_FILLS", 1),
+        ("_SECOND_US", 900_000),
+        ("_ENOUGH", 1),
+    ],
+)
+def test_a_planted_error_in_dirty_limit_is_caught(monkeypatch, name, value):
+    monkeypatch.setattr(dirty_limit, name, value)
+    assert any(differences(*limited_case(seed)) for seed in range(100))
+
+
 def test_the_cases_reach_what_they_should():
     """Among the cases above: switchovers and none, throttles, long iterations."""
     ends, throttled, late = set(), 0, 0
@@ -182,8 +249,17 @@ def test_throttle_waits_for_two_bad_periods():
 
 
 @pytest.mark.parametrize(
-    ("percent", "since_ms", "left_ms"),
-    [(50, 5, 0), (50, 10, 10), (50, 15, 5), (50, 25, 0), (50, 31, 9), (99, 1085, 915)],
-)
-def test_a_sync_waits_for_a_sleeping_vcpu(percent, since_ms, left_ms):
-    assert sleep_left(percent, since_ms * 10**6) == left_ms * 10**6
+    ("steps", "now_ms", "left_ms"),
+    [
+        # The timer ticks at once, then every slice and sleep.
+        ([(100, 50)], 100, 10), ([(100, 50)], 105, 5), ([(100, 50)], 110, 0),
+        ([(100, 50)], 119, 0), ([(100, 50)], 120, 10), ([(100, 99)], 1085, 5),
+        # A new percentage waits for the next tick, which it does not move.
+        ([(100, 50), (111, 80)], 112, 0), ([(100, 50), (111, 80)], 120, 40),
+        ([(100, 50), (103, 80)], 105, 5), ([(100, 50), (111, 80), (112, 90)], 121, 89),
+        ([(100, 50), (111, 80), (175, 90)], 180, 30),
+    ],
+)  # fmt: skip
+def test_a_sync_waits_for_a_sleeping_vcpu(steps, now_ms, left_ms):
+    in_ns = [(ms * 10**6, percent) for ms, percent in steps]
+    assert sleep_left(in_ns, now_ms * 10**6) == left_ms * 10**6

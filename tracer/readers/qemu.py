@@ -69,6 +69,13 @@ def import_qemu(
             qemu_log.close()
 
 
+def find_log(folder: str | Path) -> Path:
+    """Return the log in a folder of a recorded migration; raises TraceError where there is none."""
+    log = _find(folder, {})["log"]
+    assert log is not None
+    return log
+
+
 def _find(
     directory: str | Path | None, given: Mapping[str, str | Path | None]
 ) -> dict[str, Path | None]:
@@ -81,9 +88,9 @@ def _find(
             raise TraceError(f"{folder}: {what}; wanted a folder with qemu.log or qemu.log.gz")
         for key, names in _FILES.items():
             there = [folder / name for name in names if (folder / name).is_file()]
-            found[key] = found[key] or next(iter(there), None)
+            found[key] = found.get(key) or next(iter(there), None)
         if found["log"] is None:
             raise TraceError(f"{folder}: holds neither qemu.log nor qemu.log.gz; nothing to import")
-    elif found["log"] is None:
+    elif found.get("log") is None:
         raise UsageError("nothing to import: pass a folder with a qemu.log, or the log itself")
     return found

@@ -1,0 +1,183 @@
+"""Options of profile `qemu`: the sender's speed, and what holds the guest back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from analyses.commands import units
+from analyses.commands.choices import Profile
+
+LineRate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE",
+        show_default="1.28GB/s",
+        help="Profile qemu: how fast pages go out until a window's budget is spent; `dirtylog "
+        "line` measures it.",
+    ),
+]
+ZeroPageTime = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", show_default="200ns", help="Profile qemu: to find that a page is zero."
+    ),
+]
+WakeUp = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        show_default="100us",
+        help="Profile qemu: how late the sender wakes for the next window.",
+    ),
+]
+#: Options that only profile qemu heeds, and those of them that need another one of them.
+_QEMU = ("line_rate", "zero_page_time", "wake_up", "auto_converge", "dirty_limit")
+_NEED_CONVERGE = ("throttle_initial", "throttle_increment", "throttle_maximum")
+_NEED_LIMIT = ("vcpus", "dirty_ring")
+_NEED_EITHER = ("throttle_trigger", "guest_load")
+
+
+def line_parameters(
+    line_rate: str | None, zero_page_time: str | None, wake_up: str | None
+) -> dict[str, int]:
+    """Return the sender's speeds that were given, as `replay.parameters` names them."""
+    given = {}
+    if line_rate is not None:
+        given["line_rate"] = units.bandwidth(line_rate, "--line-rate")
+    if zero_page_time is not None:
+        given["zero_page_ns"] = units.duration(zero_page_time, "--zero-page-time")
+    if wake_up is not None:
+        given["wake_ns"] = units.duration(wake_up, "--wake-up")
+    return given
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise UsageError."""
+    from tracer.errors import UsageError  # noqa: PLC0415 - its package is heavy
+
+    raise UsageError(message)
+
+
+def _spelled(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class QemuOptions:
+    """Those of a replay that only profile `qemu` heeds, as the command line has them."""
+
+    line_rate: LineRate = None
+    zero_page_time: ZeroPageTime = None
+    wake_up: WakeUp = None
+    auto_converge: Annotated[
+        bool, typer.Option("--auto-converge", help="Profile qemu: throttle a guest that is ahead.")
+    ] = False
+    throttle_trigger: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PCT",
+            min=1,
+            max=100,
+            show_default="50",
+            help="Hold the guest back once it has twice dirtied more than this share of what was "
+            "sent.",
+        ),
+    ] = None
+    throttle_initial: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PCT", min=1, max=99, show_default="20", help="Auto-converge's first throttle."
+        ),
+    ] = None
+    throttle_increment: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PCT", min=1, max=99, show_default="10", help="Auto-converge's later steps."
+        ),
+    ] = None
+    throttle_maximum: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PCT", min=1, max=99, show_default="99", help="Auto-converge's last throttle."
+        ),
+    ] = None
+    dirty_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE",
+            show_default="none",
+            help="Profile qemu: hold each vCPU's dirty rate under this, in whole MiB/s, once the "
+            "guest is ahead.",
+        ),
+    ] = None
+    vcpus: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, show_default="1", help="The guest's vCPUs, for --dirty-limit."
+        ),
+    ] = None
+    dirty_ring: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ENTRIES",
+            min=1,
+            show_default="4096",
+            help="Size of each vCPU's dirty ring, for --dirty-limit.",
+        ),
+    ] = None
+    guest_load: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PCT",
+            min=1,
+            max=100,
+            show_default="100",
+            help="Share of its vCPUs' time that the guest's work takes; what holds it back slows "
+            "it only where less is left.",
+        ),
+    ] = None
+
+    def check_together(self, profile: Profile) -> None:
+        """Refuse what would have no effect."""
+        held = self.auto_converge or self.dirty_limit is not None
+        for names, allowed, wanted in (
+            (_NEED_CONVERGE, self.auto_converge, "--auto-converge"),
+            (_NEED_LIMIT, self.dirty_limit is not None, "--dirty-limit RATE"),
+            (_NEED_EITHER, held, "--auto-converge or --dirty-limit RATE"),
+            (_QEMU, profile is Profile.qemu, "--profile qemu"),
+        ):
+            for name in names:
+                if not allowed and getattr(self, name) not in (None, False):
+                    refuse(f"{_spelled(name)} has no effect without {wanted}; pass that too")
+
+    def qemu_parameters(self) -> dict[str, Any]:
+        """Return them as `replay.parameters` names them."""
+        from replay.dirty_limit import DirtyLimit  # noqa: PLC0415 - heavy
+        from replay.throttle import AutoConverge  # noqa: PLC0415
+
+        def given(**named: int | None) -> dict[str, Any]:
+            return {name: value for name, value in named.items() if value is not None}
+
+        converge, limit = None, None
+        if self.auto_converge:
+            steps = {name: getattr(self, f"throttle_{name}")
+                     for name in ("trigger", "initial", "increment", "maximum")}  # fmt: skip
+            converge = AutoConverge(**given(**steps))
+        if self.dirty_limit is not None:
+            rate, rest = divmod(units.bandwidth(self.dirty_limit, "--dirty-limit"), 1 << 20)
+            if rest or not rate:
+                refuse(
+                    f"--dirty-limit: {self.dirty_limit!r} is no whole number of MiB/s, which QEMU "
+                    "counts in; write it like 60MiB/s"
+                )
+            sizes = given(trigger=self.throttle_trigger, vcpus=self.vcpus, ring=self.dirty_ring)
+            limit = DirtyLimit(rate, **sizes)
+        return {
+            "auto_converge": converge,
+            "dirty_limit": limit,
+            "guest_load": 100 if self.guest_load is None else self.guest_load,
+            **line_parameters(self.line_rate, self.zero_page_time, self.wake_up),
+        }

@@ -1,0 +1,140 @@
+"""Dirty-limit: holding back vCPUs that dirty memory faster than they may.
+
+What QEMU does (10.2's migration/ram.c, migration_trigger_throttle and migration_dirty_limit_guest;
+system/dirtylimit.c; the capability is newer than 7.2). A thread counts, a period at a time, the
+pages that come through a vCPU's dirty ring; from that it sets for how long the vCPU sleeps each
+time its ring is full. A ring is emptied, and its pages are watched again, when it is full, at each
+period's end and at each sync. It stays in force to the migration's end.
+
+Assumed here: the vCPUs dirty alike, so that they have one rate and one pace, and a guest's pace is
+even over a period, also where a sleep is longer than that. A trace that hides rewrites shows too
+few ring entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replay.dirty_ring import DirtyRing
+from replay.kernels import FOREVER
+from replay.throttle import Trigger
+from tracer.errors import UsageError
+from tracer.trace import Trace
+
+MS_NS, _US_NS = 1_000_000, 1000
+_SECOND_US = 1_000_000
+#: MiB/s by which a rate may miss the limit unheeded (DIRTYLIMIT_TOLERANCE_RANGE).
+TOLERANCE = 25
+#: Percent beyond which a step is as large as the miss (DIRTYLIMIT_LINEAR_ADJUSTMENT_PCT).
+_LINEAR_PERCENT = 50
+#: A sleep lasts at most so many times as long as the ring takes to fill.
+_MOST_FILLS = 99
+#: Fewer entries in a period do not say how fast a ring fills.
+_ENOUGH = 32
+
+
+@dataclass(frozen=True)
+class DirtyLimit:
+    """QEMU's vcpu-dirty-limit (MiB/s, for each vCPU) and x-vcpu-dirty-limit-period (ms).
+
+    trigger: throttle-trigger-threshold, percent of the bytes sent in a period that may be dirtied
+    again. vcpus: of the guest. ring: entries of a vCPU's ring, QEMU's dirty-ring-size.
+
+    Raises UsageError for what QEMU does not take.
+    """
+
+    rate: int = 1
+    period_ms: int = 1000
+    trigger: int = 50
+    vcpus: int = 1
+    ring: int = 4096
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("rate", self.rate, 1, 1 << 40),
+            ("period", self.period_ms, 1, 1000),
+            ("trigger", self.trigger, 1, 100),
+            ("vCPUs", self.vcpus, 1, 1 << 16),
+            ("ring", self.ring, 1, 1 << 16),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"dirty limit's {name} {value}: wanted {low} to {high}")
+        if self.ring & (self.ring - 1):
+            raise UsageError(f"dirty limit's ring {self.ring}: wanted a power of two")
+
+
+class Sleep:
+    """For how long a vCPU sleeps when its ring is full: `us`, adjusted once a period."""
+
+    def __init__(self, limit: int, ring_mib: int):
+        self.us = 0
+        self._limit, self._ring_mib = limit, ring_mib
+        self._highest = 0
+
+    def adjust(self, rate: int) -> None:
+        """Take down the rate (MiB/s) of the period that is over (dirtylimit_adjust_throttle)."""
+        limit = self._limit
+        if abs(limit - rate) <= TOLERANCE:
+            return
+        if not rate:
+            self.us = 0
+            return
+        self._highest = max(self._highest, rate)
+        fill = self._ring_mib * _SECOND_US // self._highest
+        high, low = max(limit, rate), min(limit, rate)
+        percent = (high - low) * 100 // high
+        # Far off, by the share of time that would cut the higher rate to the lower; else a tenth.
+        step = fill // 10 if percent <= _LINEAR_PERCENT else fill * percent // (100 - percent)
+        self.us += step if rate > limit else -step
+        self.us = max(min(self.us, fill * _MOST_FILLS), 0)
+
+
+class Limiter:
+    """Follows a migration and says how fast the guest runs: `pace`, in percent.
+
+    load: percent of its vCPUs' time that the guest's work takes. next_tick: host ns at which the
+    period under way ends.
+    """
+
+    def __init__(self, settings: DirtyLimit, trace: Trace, passes: int, load: int):
+        self.pace = 100
+        self.next_tick = FOREVER
+        self._settings, self._page_size, self._load = settings, trace.meta.page_size, load
+        self._sleep = Sleep(settings.rate, settings.ring * self._page_size >> 20)
+        self._ring = DirtyRing(trace, passes, settings.ring * settings.vcpus)
+        self._trigger = Trigger(settings.trigger, 0)
+        self._guest = 0
+        #: Guest ns in which a ring fills.
+        self._fill = 0
+
+    def synced(self, now: int, guest: int, dirtied: int, sent: int) -> None:
+        """Take down a sync that is over, at host and guest ns; bytes as `Trigger` takes them."""
+        if self.next_tick < FOREVER:
+            self._ring.harvest(guest)
+        elif self._trigger.synced(now // MS_NS, dirtied, sent):
+            self._ring.begin(guest)
+            self._begin(now, guest)
+
+    def tick(self, now: int, guest: int) -> bool:
+        """End the period under way, at host and guest ns; return whether the pace has changed."""
+        settings, before = self._settings, self.pace
+        self._ring.harvest(guest)
+        entries, ran = self._ring.taken(), guest - self._guest
+        mib = entries // settings.vcpus * 1000 * self._page_size >> 20
+        self._sleep.adjust(mib // settings.period_ms)
+        self.pace = self._pace(entries, ran)
+        self._begin(now, guest)
+        return self.pace != before
+
+    def _begin(self, now: int, guest: int) -> None:
+        self.next_tick, self._guest = now + self._settings.period_ms * MS_NS, guest
+
+    def _pace(self, entries: int, ran: int) -> int:
+        """Return the share of a ring's filling in the time that this and the sleep take."""
+        if entries >= _ENOUGH or (entries and not self._fill):
+            self._fill = ran * self._ring.size // entries
+        if not self._sleep.us or self._fill > self._settings.period_ms * MS_NS:
+            # A ring that is emptied before it is full lets nothing sleep.
+            return 100
+        cycle = self._fill * self._load // 100 + self._sleep.us * _US_NS
+        return max(1, min(100, self._fill * 100 // cycle))

@@ -1,0 +1,79 @@
+"""The sender's speed, measured from logs: by hand, and from a piece of a real one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analyses.commands import run
+from analyses.line import Line, measure_folder
+from tracer import TraceError
+
+REAL = Path(__file__).parents[1] / "readers" / "data" / "line"
+PAGE = 4096
+
+
+def log(path: Path, rows: list[tuple[int, str]]) -> Path:
+    path.mkdir()
+    lines = [f"1@{1_795_397_374 + us // 10**6}.{us % 10**6:06d}:{text}\n" for us, text in rows]
+    (path / "qemu.log").write_text("".join(lines))
+    return path
+
+
+def pending(pages: int) -> str:
+    return f"migrate_pending pending size {pages * PAGE} max 0 (pre = 0 compat=0 post=0)"
+
+
+def save(page: int) -> str:
+    return f"ram_save_page pc.ram: offset: 0x{page * PAGE:x} host: 0x7fd9c3e00000"
+
+
+def window(start: int, before: int, after: int, sent: int, last: int) -> list[tuple[int, str]]:
+    """Rows from a window's start (us) to the next: pages sent, the last `last` us after it."""
+    saved = [(start + last * n // sent, save(n)) for n in range(1, sent + 1)]
+    return [(start, pending(before)), *saved, (start + 100_080, pending(after))]
+
+
+def test_by_hand(tmp_path):
+    """10 pages in 41.04 us are 1 GB/s; 100 zero pages among 10 others take 50 us more."""
+    rows = window(0, 1000, 990, 10, 41) + window(100_080, 990, 880, 10, 91)[1:]
+    found = measure_folder(log(tmp_path / "hand", rows))
+    assert found == Line("hand", 2, 10 * (PAGE + 8) * 10**6 // 41, 500, 80_000)
+
+
+def test_a_window_with_a_sync_says_nothing(tmp_path):
+    first, second = window(0, 1000, 990, 10, 41), window(100_080, 990, 880, 10, 91)[1:]
+    second.insert(3, (second[2][0], "migration_bitmap_sync_start "))
+    found = measure_folder(log(tmp_path / "hand", first + second))
+    assert (found.windows, found.zero_page_ns) == (1, None)
+
+
+def test_a_log_without_what_is_needed(tmp_path):
+    with pytest.raises(TraceError, match="record with both events"):
+        measure_folder(log(tmp_path / "bare", [(0, "migration_bitmap_sync_start ")]))
+    with pytest.raises(TraceError, match="does not exist"):
+        measure_folder(tmp_path / "nowhere")
+
+
+def test_the_command(capsys):
+    assert run(["line", str(REAL), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["name"] == "line"
+    assert found["windows"] >= 4
+    assert 500_000_000 < found["line_rate"] < 5_000_000_000
+    assert found["wake_ns"] < 1_000_000
+    assert run(["line", str(REAL / "qemu.log.gz"), str(REAL)]) == 0
+    shown = capsys.readouterr().out
+    assert "line rate" in shown
+    assert f"--line-rate {found['line_rate']}B/s" in shown
+
+
+def test_no_window_that_says_the_rate(tmp_path, capsys):
+    """Zero pages in every window: shown, and an exit code of its own."""
+    folder = log(tmp_path / "zeros", window(0, 1000, 880, 10, 91))
+    assert run(["line", str(folder)]) == 5
+    shown = capsys.readouterr()
+    assert "zeros" in shown.out
+    assert "no window without zero pages" in shown.err
