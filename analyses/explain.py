@@ -20,9 +20,9 @@ from replay.memory import bit_numbers
 from replay.observe import Observation, observe
 from replay.parameters import Parameters
 from replay.profiles import profile
-from replay.replay import enough_memory
-from replay.result import Verdict
-from replay.scenarios import scenarios
+from replay.replay import LOST_IF, enough_memory
+from replay.result import Scenario, Verdict
+from replay.scenarios import Readings, scenarios
 from replay.sequence import ROWS
 from replay.strategies import Strategy
 from replay.witness import Trail, own_syncs, trails
@@ -89,7 +89,7 @@ class Explanation:
     @property
     def premise(self) -> str:
         """The condition without which losses must not be told, or nothing."""
-        if not any(group.kind for group in self.groups):
+        if self.verdict not in ("unsafe", "possible") and not any(g.kind for g in self.groups):
             return ""
         return loss_premise({self.parameters.hold(self.strategy)}, self.parameters)
 
@@ -132,6 +132,14 @@ def explain(
     return _Case(trace, strategy, parameters, on_rows).explained(page)
 
 
+@dataclass(frozen=True)
+class _Hidden:
+    """Pages, some, that are lost in a scenario of what the trace hides."""
+
+    scenario: Scenario
+    pages: Int64s
+
+
 class _Case:
     """One migration, run to its end once, and again with a watch list where that is needed."""
 
@@ -153,7 +161,7 @@ class _Case:
 
     def explained(self, page: int | None) -> Explanation:
         """Tell of one page, or for None of all that were lost."""
-        doubt, hidden = self._doubt(), self._saturated()
+        doubt, hidden = self._doubt(), self._hidden()
         groups: tuple[Group, ...] = ()
         if page is not None:
             groups = (self._page(page),)
@@ -165,7 +173,7 @@ class _Case:
         verdict: Verdict = "unsafe" if len(self._lost) else "safe"
         if self._stop_ns is None:
             verdict = "unknown"
-        elif verdict == "safe" and (doubt is not None or len(hidden)):
+        elif verdict == "safe" and (doubt is not None or hidden is not None):
             verdict = "possible"
         return Explanation(
             self._trace,
@@ -187,15 +195,20 @@ class _Case:
             return None
         return can_lose(self._migration, self._first, self._stop_ns)
 
-    def _saturated(self) -> Int64s:
-        """Return the pages lost if every hidden write happens, if that is how losses show."""
-        if "saturated" not in scenarios(self._trace) or not self._strategy.hints:
-            return _NOBODY
-        if len(self._lost):
-            return _NOBODY
-        migration = Migration(self._trace, self._strategy, self._parameters, saturated=True)
-        over = profile(self._parameters.profile)(migration).stop_ns is not None
-        return migration.memory.judge().lost_pages if over else _NOBODY
+    def _hidden(self) -> _Hidden | None:
+        """Return the pages that another scenario loses, if that is how losses show."""
+        if len(self._lost) or not self._strategy.hints:
+            return None
+        readings = Readings(self._trace, self._parameters)
+        for scenario in scenarios(self._trace, self._parameters)[1:]:
+            parameters = readings.parameters(scenario)
+            trace, saturated = next(readings.of(scenario)), scenario == "saturated"
+            migration = Migration(trace, self._strategy, parameters, saturated=saturated)
+            if profile(parameters.profile)(migration).stop_ns is not None:
+                pages = migration.memory.judge().lost_pages
+                if len(pages):
+                    return _Hidden(scenario, pages)
+        return None
 
     def _possible(self, page: int) -> Group | None:
         """Tell how a page could have been lost; None where no single history was found."""
@@ -267,7 +280,9 @@ class _Case:
         closer = observe(self._migration(pages, np.unique(np.concatenate(instants))))
         return [life(closer, i) for i in range(len(pages))], own_syncs(closer)
 
-    def _answer(self, doubt: Doubt | None, hidden: Int64s, groups: tuple[Group, ...]) -> str:
+    def _answer(
+        self, doubt: Doubt | None, hidden: _Hidden | None, groups: tuple[Group, ...]
+    ) -> str:
         """Return what became of all pages, as a sentence."""
         near, hold = len(self._missed), self._first.hold
         healed = f", {_pages(near, 'was', 'were')} lost for a while" if near else ""
@@ -292,11 +307,11 @@ class _Case:
                 f"recording allows loses page {doubt.page}"
                 + ("" if told else "; no single such order was singled out to be told")
             )
-        if len(hidden):
+        if hidden is not None:
             return (
-                f"no page is lost at the recorded moments{healed}, but {_pages(len(hidden))} if "
-                f"every hidden write happens (scenario saturated), page {hidden[0]} first; writes "
-                "without moments have no timeline"
+                f"no page is lost at the recorded moments{healed}, but "
+                f"{_pages(len(hidden.pages))} {LOST_IF[hidden.scenario]}, page {hidden.pages[0]} "
+                "first; writes that were not recorded have no timeline"
             )
         by = "" if hold == "none" else f" (by guest hold {hold})"
         return f"no page is lost{by}{healed}"

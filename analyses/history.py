@@ -28,7 +28,7 @@ from replay.kernels import FOREVER
 from replay.memory import bit_numbers
 from replay.observe import touches
 from replay.parameters import Parameters
-from replay.policies import Accept, Fate, ReportView
+from replay.policies import Accept, Fate, ReportView, Request, Resubmit
 from replay.profiles import Outcome, profile
 from replay.profiles.qemu import MS_NS
 from replay.strategies import Strategy
@@ -250,6 +250,12 @@ class _Look:
         return self._report.syncs_since_request
 
 
+def _in_order(strategy: Strategy) -> bool:
+    """Whether handlings move as delays do, and no policy of a user's own puts them off."""
+    known = (Request.handling_time, Resubmit.handling_time)
+    return strategy.request is None or type(strategy.request).handling_time in known
+
+
 def check(trace: Trace, strategy: Strategy, parameters: Parameters, index: Index) -> Checked:
     """Replay the recorded scenario once; the strategy's request axis is chosen already."""
     run = profile(parameters.profile)
@@ -259,7 +265,7 @@ def check(trace: Trace, strategy: Strategy, parameters: Parameters, index: Index
         noted = _Noted(trace, replace(strategy, accept=overseer), parameters, index)
         migration: Migration = noted
         outcome = run(noted)
-        if overseer is None or not overseer.looked:
+        if (overseer is None or not overseer.looked) and _in_order(strategy):
             digest, room = noted.close(outcome)
     else:
         migration = Migration(trace, strategy, parameters)

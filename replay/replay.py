@@ -25,7 +25,8 @@ from tracer.trace import Trace
 
 Progress = Callable[[int], None]
 
-_LOST_IF = {
+#: Under which condition a page is lost that is not lost at the recorded moments, by scenario.
+LOST_IF: dict[Scenario, str] = {
     "expected": "with the hidden writes that are expected (scenario expected)",
     "saturated": "if every hidden write happens (scenario saturated)",
 }
@@ -131,7 +132,7 @@ def _with_verdict(replays: list[Replay]) -> list[Replay]:
     for result in others:
         if result.lost and recorded.verdict in ("safe", "unknown"):
             verdict = "possible"
-            notes += (f"{result.lost} pages are lost {_LOST_IF[result.scenario]}",)
+            notes += (f"{result.lost} pages are lost {LOST_IF[result.scenario]}",)
     if not others:
         return replays
     return [

@@ -173,6 +173,13 @@ def _witnesses(found: Sequence[Finding], width: int) -> Iterator[Text]:
         )
 
 
+#: What a witness of a scenario other than the recorded one rests on.
+_HIDDEN = {
+    "expected": "with the hidden writes that are expected, ",
+    "saturated": "if all hidden writes happen, ",
+}
+
+
 def _course(row: UnsafeRow) -> str:
     harvested = (
         "not in the dirty log"
@@ -180,7 +187,7 @@ def _course(row: UnsafeRow) -> str:
         else f"harvested by the sync at {moment(row.t_harvested)}"
     )
     when = f"in round {row.round}" if row.round else "before round 1"
-    hidden = "if all hidden writes happen, " if row.scenario == "saturated" else ""
+    hidden = _HIDDEN.get(row.scenario, "")
     return (
         f"{hidden}free in the snapshot at {moment(row.t_snapshot)}, written at "
         f"{moment(row.t_written)}, {harvested}, skipped at {moment(row.t_skipped)} {when}, "
@@ -191,9 +198,9 @@ def _course(row: UnsafeRow) -> str:
 def _notes(comparison: Comparison, width: int) -> Iterator[Text]:
     notes = [_phrase(condition, comparison) for condition in conditions(comparison)]
     if len(comparison.scenarios) > 1:
-        *first, last = comparison.scenarios
-        several = f"{', '.join(first)} and {last}"
-        notes.insert(0, f"{several} are scenarios of what the trace cannot say, not bounds")
+        *several, last = comparison.scenarios
+        names = f"{', '.join(several)} and {last}"
+        notes.insert(0, f"{names} are scenarios of what the trace cannot say, not bounds")
     for note in notes:
         yield from labelled("-", plain(note), width, 4)
 

@@ -30,7 +30,11 @@ def guarded_accept(policy: Accept) -> Accept:
 
 def guarded_request(policy: Request) -> Request:
     """Return the policy under guard; those of this package need none."""
-    return policy if _is_ours(policy) else _GuardedRequest(policy)
+    if _is_ours(policy):
+        return policy
+    # Whoever asks whether handlings are put off can tell by the class, guarded or not.
+    plain = getattr(policy.handling_time, "__func__", None) is Request.handling_time
+    return _GuardedRequest(policy) if plain else _GuardedDelay(policy)
 
 
 def place(policy: Policy, hook: str) -> str:
@@ -87,6 +91,10 @@ class _GuardedRequest(Request):
             f"a whole number of ns after now ({now}) and below 2^61, or None for never",
         )
         return tick
+
+
+class _GuardedDelay(_GuardedRequest):
+    """A request policy that puts handlings off."""
 
     def handling_time(self, due: int, interval_ns: int) -> int:
         time: int = self._guard.ask(

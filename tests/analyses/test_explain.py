@@ -25,7 +25,7 @@ from replay.strategies import registered, strategy
 from replay.witness import own_syncs, trails
 from tests.analyses.traces import MS, endless, hidden, meta, race, unlisted, write
 from tests.bridge import as_parameters, as_trace
-from tests.random_traces import random_case
+from tests.random_traces import _epoch_ends, random_case
 from tracer import Block, Trace
 from tracer.errors import UsageError
 from tracer.format import SCHEMAS
@@ -263,6 +263,26 @@ def test_what_could_have_been(tmp_path, capsys, monkeypatch):
         assert "page 60 could have been lost" in said
         assert "it could have come so: page 60 was free in" in " ".join(said.split())
         assert "the guest takes it" in said
+
+
+@pytest.mark.parametrize(
+    ("seed", "name", "scenario"),
+    [(1158, "hint-async", "expected"), (1719, "hint-periodic", "expected")],
+)
+def test_a_loss_in_a_scenario_of_hidden_writes_alone_is_told(seed, name, scenario):
+    """The verdict is that of a replay, wherever it comes from."""
+    rng = random.Random(seed)
+    trace, parameters = random_case(rng)
+    ends = sorted({*(rng.randint(1, trace.duration_ns) for _ in range(4)), trace.duration_ns})
+    dirty = _epoch_ends(trace.dirty, ends)
+    opened = as_trace(replace(trace, dirty=dirty, epochs=ends, resolution="epoch"))
+    chosen = strategy(name), as_parameters(parameters)
+    rows = [one.result for one in replay(opened, *chosen)]
+    assert [row.lost for row in rows if row.scenario != scenario] == [0, 0]
+    found = explain(opened, *chosen)
+    assert (found.verdict, rows[0].verdict) == ("possible", "possible")
+    assert f"(scenario {scenario})" in found.answer
+    assert "guest hold none" in found.premise
 
 
 def test_hundreds_of_thousands_of_lost_pages():

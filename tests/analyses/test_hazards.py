@@ -18,7 +18,8 @@ from analyses.render.hazards import show
 from analyses.render.terminal import Page
 from analyses.stepping import Stepper
 from replay.parameters import Parameters
-from replay.policies import Accept, Fate, Once
+from replay.policies import Accept, Always, Fate, Once, Request
+from replay.policies.guard import guarded_request
 from replay.strategies import Strategy, registered, strategy
 from tests.analyses import brute
 from tests.analyses.traces import MS, endless, hidden, race, unlisted
@@ -193,6 +194,52 @@ def test_a_policy_that_looks_at_the_clock_is_never_spoken_for(tmp_path):
     found = hazards(trace, *chosen, hi=1_400_000_000, budget=15)
     assert found.unsafe
     assert all(one.lo == one.hi or one.state == "unknown" for one in found.intervals)
+
+
+class PutsOff(Request):
+    """A policy of a user's own: what is due after the first millisecond waits 5 ms more."""
+
+    def handling_time(self, due, interval_ns):
+        return due if due < MS else due + 5 * MS
+
+
+class Ticks(Request):
+    """Asks on ticks, where they are some time apart."""
+
+    def next_tick(self, now, interval_ns):
+        return None if interval_ns < 10 else (now // interval_ns + 1) * interval_ns
+
+
+@pytest.mark.parametrize("request_policy", [PutsOff(), guarded_request(PutsOff()), Ticks()])
+def test_a_users_request_policy_is_not_taken_for_once(tmp_path, request_policy):
+    """Whatever it answers to a few questions: at the delays that matter it may answer otherwise."""
+    trace = opened(race(tmp_path / "race.trace"))
+    mine = Strategy("mine", "a test", request=request_policy, accept=Always(), sync="after")
+    assert not applies(mine, Parameters(), "report-delay")
+    found = hazards(trace, mine, Parameters(), "report-delay", hi=6 * MS, budget=40)
+    case = brute.Case(trace, mine, Parameters(), "report-delay", 0, 6 * MS)
+    assert wrong(case, found, range(0, 6 * MS, MS // 4)) == []
+
+
+def test_between_values_at_which_a_handling_is_not_put_off_nothing_is_claimed(tmp_path):
+    class Some(Request):
+        def handling_time(self, due, interval_ns):
+            return due + 20 * MS if 3 * MS <= due <= 4 * MS else due
+
+    trace = opened(race(tmp_path / "race.trace"))
+    for policy in (Some(), guarded_request(Some())):
+        mine = Strategy("mine", "a test", request=policy, accept=Always(), sync="after")
+        found = hazards(trace, mine, Parameters(), "report-delay", hi=4 * MS + 1, budget=3)
+        assert all(one.lo == one.hi or one.state == "unknown" for one in found.intervals)
+
+
+def test_a_users_request_policy_that_asks_on_ticks_is_settled(tmp_path):
+    """Ticks are fixed times, so that equal orders still speak for what lies between."""
+    trace = opened(race(tmp_path / "race.trace"))
+    mine = Strategy("mine", "", request=guarded_request(Ticks()), accept=Always(), sync="after")
+    found = hazards(trace, mine, Parameters(), "report-delay", hi=6 * MS)
+    assert found.complete
+    assert found.replays < 400
 
 
 def test_a_trace_too_large_for_an_order_is_checked_value_by_value(tmp_path, monkeypatch):

@@ -76,7 +76,11 @@ def test_the_report_answers_at_a_glance(tmp_path):
 def test_scenarios_are_told_apart(tmp_path):
     said = shown(hidden(tmp_path / "a.trace"), 80)
     assert said.count("saturated  ") >= len(registered())
-    assert "not bounds" in " ".join(said.split())
+    said = " ".join(said.split())
+    assert (
+        "recorded, expected and saturated are scenarios of what the trace cannot say, not bounds"
+        in said
+    )
 
 
 def test_no_switchover_is_said_plainly(tmp_path):
