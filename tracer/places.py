@@ -36,18 +36,15 @@ _FILES = {META, MIGRATION, *_TABLES}
 class Header:
     """What is known of a trace before its rows are read.
 
-    text: where it lies, as pyarrow and Python open it. digest: `Trace.digest`.
+    text: where it lies, as it can be opened from any folder. shown: the same as the user wrote it,
+    without what may be secret in an address. digest: `Trace.digest`.
     """
 
     text: str
+    shown: str
     meta: Meta
     digest: str
     has_freelist: bool
-
-    @property
-    def shown(self) -> str:
-        """Where it lies, without what may be secret in an address."""
-        return shown(self.text)
 
     @property
     def name(self) -> str:
@@ -108,10 +105,11 @@ def header(text: str, cache: Cache) -> Header:
             if not has_freelist:
                 meta = replace(meta, freelist_resolution=None)
             digest = xxhash.xxh3_128_hexdigest(meta.to_json().encode())
-            return Header(text, meta, digest, has_freelist)
+            return Header(text, shown(text), meta, digest, has_freelist)
     with local(text, cache) as path:
         trace = Trace.open(path)
-        return Header(text, trace.meta, trace.digest, "freelist" in trace)
+        where = text if is_remote(text) else str(path.absolute())
+        return Header(where, shown(text), trace.meta, trace.digest, "freelist" in trace)
 
 
 @contextmanager

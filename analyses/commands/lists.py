@@ -51,22 +51,21 @@ def with_lists(command: Callable[..., None]) -> Callable[..., None]:
     """
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        own = list(_options()) if parameter.name == "options" else [parameter]
+        own = list(options().values()) if parameter.name == "options" else [parameter]
         parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
 
     @functools.wraps(command)
     def expanded(**given: Any) -> None:
-        options = Lists({name: given.pop(name) for name in _kinds()})
-        command(options=options, **given)
+        command(options=Lists({name: given.pop(name) for name in _kinds()}), **given)
 
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {one.name: one.annotation for one in parameters}
     return expanded
 
 
-def _options() -> list[inspect.Parameter]:
+def options() -> dict[str, inspect.Parameter]:
     """Return the options of a replay as texts, with the same names, help and defaults."""
-    options = []
+    texts = {}
     for name, one in inspect.signature(ReplayOptions, eval_str=True).parameters.items():
         kind, option = get_args(one.annotation)
         metavar = f"{_YES}|{_NO}" if kind is bool else option.metavar
@@ -78,8 +77,8 @@ def _options() -> list[inspect.Parameter]:
         if default is None:
             more["show_default"] = f"{_NONE}: {option.show_default}"
         annotation = Annotated[str, typer.Option(f"--{name.replace('_', '-')}", **more)]
-        options.append(one.replace(annotation=annotation, default=text))
-    return options
+        texts[name] = one.replace(annotation=annotation, default=text)
+    return texts
 
 
 @functools.cache

@@ -83,6 +83,7 @@ def plan(
                 "out, or pass --anyway"
             )
         headers[one.digest] = one
+    own = {s.argument: _own_code(s.argument) for _, all_of in axes for s in all_of}
     tasks: list[Task] = []
     for one in headers.values():
         fitting = [(p, s) for p, all_of in axes for s in all_of if one.has_freelist or not s.hints]
@@ -95,7 +96,8 @@ def plan(
                 )
             remarks.append(f"{one.shown}: no free list, so what needs one is left out")
         tasks += (
-            Task(one, p, _anywhere(s.argument), s.name, _key(one.digest, p, s)) for p, s in fitting
+            Task(one, p, _anywhere(s.argument), s.name, _key(one.digest, p, s, own[s.argument]))
+            for p, s in fitting
         )
     if not tasks:
         raise UsageError("nothing to replay: no strategy fits")
@@ -129,13 +131,11 @@ def _axes(
     return axes, list(dict.fromkeys(remarks))
 
 
-def _key(digest: str, parameters: Parameters, strategy: Strategy) -> str:
-    code = (code_version(), strategy.name, _own_code(strategy.argument))
-    what = [digest, asdict(parameters), *code]
+def _key(digest: str, parameters: Parameters, strategy: Strategy, own: str) -> str:
+    what = [digest, asdict(parameters), code_version(), strategy.name, own]
     return xxhash.xxh3_128_hexdigest(json.dumps(what).encode())
 
 
-@cache
 def _own_code(argument: str) -> str:
     """Say which text a user's own strategy has, or which version of which package it comes from."""
     if names_a_file(argument):
