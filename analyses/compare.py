@@ -80,8 +80,8 @@ def plan(
     or should not be replayed, TraceError where a path is no trace.
     """
     profile(parameters.profile)
-    wanted = [one.with_request(parameters.request) for one in _named(names)]
-    able, remarks = (wanted, []) if wanted else _all_able(parameters)
+    wanted = [one.with_request(parameters.request) for one in named(names)]
+    able, remarks = (wanted, []) if wanted else all_able(parameters)
     traces = [Trace.open(path) for path in paths]
     _distinct(traces, paths)
     chosen = []
@@ -131,8 +131,8 @@ def check(trace: Trace, watch: Watch) -> None:
     trace.validate(progress=lambda done, total: watch(f"{trace.name}: checking", done, total))
 
 
-def _all_able(parameters: Parameters) -> tuple[list[Strategy], list[str]]:
-    """All strategies but those that the request axis makes endless; and remarks on these."""
+def all_able(parameters: Parameters) -> tuple[list[Strategy], list[str]]:
+    """Return all strategies but those that the request axis makes endless; and remarks on these."""
     able, remarks = [], []
     for one in registered().values():
         try:
@@ -147,7 +147,7 @@ def _all_able(parameters: Parameters) -> tuple[list[Strategy], list[str]]:
     return able, remarks
 
 
-def _named(names: Sequence[str]) -> list[Strategy]:
+def named(names: Sequence[str]) -> list[Strategy]:
     """Look strategies up; rows carry a strategy's name, so two of one name are refused."""
     found: dict[str, Strategy] = {}
     for name in names:

@@ -40,17 +40,23 @@ def memory_to_draw(trace: Trace) -> int:
 class Readings:
     """One trace as each scenario reads it; what is drawn is drawn once for all strategies.
 
-    trace: validated.
+    trace: validated. drawn: what was drawn of the same trace before, by seed; it is added to.
     """
 
-    def __init__(self, trace: Trace, parameters: Parameters):
+    def __init__(
+        self, trace: Trace, parameters: Parameters, drawn: dict[int, Rewrites] | None = None
+    ):
         self.trace = trace
         self._parameters = parameters
+        self._drawn = {} if drawn is None else drawn
 
     @cached_property
     def rewrites(self) -> Rewrites:
         """The working-set model, fitted to the trace."""
-        return Rewrites(self.trace, self._parameters.seed, contained_reports(self.trace).page)
+        seed = self._parameters.seed
+        if seed not in self._drawn:
+            self._drawn[seed] = Rewrites(self.trace, seed, contained_reports(self.trace).page)
+        return self._drawn[seed]
 
     def parameters(self, scenario: Scenario) -> Parameters:
         """Return how a reading is replayed: what is not continued is repeated instead."""

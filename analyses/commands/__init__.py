@@ -41,6 +41,7 @@ from analyses.commands.recording import record_migration, sampler
 from analyses.commands.repair import repair
 from analyses.commands.replay import replay
 from analyses.commands.strategies import strategies
+from analyses.commands.sweep import sweep
 from analyses.commands.synth import synth
 
 #: Set it to see the traceback of an error that is not the user's.
@@ -67,6 +68,7 @@ def _app(text: str) -> typer.Typer:
 
 app = _app("Replay live-migration strategies over traces of dirty pages and free lists.")
 app.command("replay", context_settings=_SETTINGS)(replay)
+app.command("sweep", context_settings=_SETTINGS)(sweep)
 app.command("explain", context_settings=_SETTINGS)(explain)
 app.command("info", context_settings=_SETTINGS)(info)
 app.command("prove", context_settings=_SETTINGS)(prove)

@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import distributed
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from analyses.commands import run
+from analyses.commands.lists import Lists, options
+from analyses.sweep.plan import plan
+from analyses.sweep.results import columns
+from analyses.sweep.worker import work
+from replay.parameters import Parameters
+from replay.replay import replay
+from replay.strategies import strategy
+from tests.analyses.traces import hidden, race, unlisted
+from tracer import Trace
+from tracer.errors import UsageError
+from tracer.places import Cache, found, local, shown
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-m", "analyses.commands"]
+RATES = ("--bandwidth", "1Gbit/s,10Gbit/s", "--downtime-limit", "100ms,300ms")
+NAMES = ("-s", "precopy", "-s", "hint-async")
+
+#: Strategies that take their process down: the first time they are asked, or always.
+DEADLY = """
+import os, signal
+from pathlib import Path
+from replay.policies import Accept, Fate
+
+class Once(Accept):
+    "Dies the first time."
+
+    def when_due(self, report):
+        marker = Path(__file__).with_name("died")
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Fate.HANDLE
+
+class Always(Accept):
+    "Dies whenever it is asked."
+
+    def when_due(self, report):
+        with Path(__file__).with_name("deaths").open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _eighty_columns(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def traces(tmp_path):
+    race(tmp_path / "in" / "a.trace")
+    hidden(tmp_path / "in" / "b.trace")
+    race(tmp_path / "in" / "deeper" / "c.trace", duration_ns=3_000_000_000)
+    return "in"
+
+
+@pytest.fixture
+def deadly(tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capsys):
+    def call(*arguments):
+        code = run(["sweep", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def results(folder):
+    return pl.read_parquet(Path(folder) / "results.parquet")
+
+
+def tasks(folder):
+    return pl.read_parquet(Path(folder) / "tasks.parquet")
+
+
+def same(one, other):
+    """Check that two folders hold the same tables, byte for byte."""
+    for name in ("results.parquet", "tasks.parquet"):
+        assert (Path(one) / name).read_bytes() == (Path(other) / name).read_bytes(), name
+
+
+def altered(file):
+    """Return a table's bytes with another count in its first row: its digest alone tells."""
+    data = bytearray(file.read_bytes())
+    data[data.index(b"\x32\0\0\0", 300)] ^= 1
+    return bytes(data)
+
+
+# -- what comes out ---------------------------------------------------------------------------
+
+
+def replayed(paths, rates, limits):
+    """Replay one after the other what a sweep of NAMES has to give."""
+    rows = []
+    for path in paths:
+        trace = Trace.open(path)
+        trace.validate()
+        for rate in rates:
+            for limit in limits:
+                parameters = Parameters(bandwidth=rate, downtime_limit_ns=limit)
+                for name in ("precopy", "hint-async"):
+                    for one in replay(trace, strategy(name), parameters):
+                        place = {"path": path, "digest": trace.digest}
+                        rows.append(one.result.to_dict() | place | columns(parameters))
+    return rows
+
+
+def planned(texts, names, *parameters):
+    store = Cache(Path("cache"), 0)
+    return plan(texts, names, parameters or [Parameters()], store, lambda *_: None)
+
+
+def test_a_sweep_is_the_cross_product_of_replays(cli, traces):
+    code, out, err = cli(traces, *NAMES, *RATES, "-o", "out", "--workers", "1")
+    assert code == 0, err
+    assert "3 traces, 4 sets of parameters, 24 tasks" in out
+    paths = ("in/a.trace", "in/b.trace", "in/deeper/c.trace")
+    found = pq.read_table("out/results.parquet").to_pylist()
+    assert found == replayed(paths, (125_000_000, 1_250_000_000), (100_000_000, 300_000_000))
+    assert {row["verdict"] for row in found} > {"unsafe", "safe"}
+    assert tasks("out")["state"].to_list() == ["done"] * 24
+
+
+def test_without_names_each_trace_gets_the_strategies_that_fit(tmp_path):
+    race(tmp_path / "a.trace")
+    unlisted(tmp_path / "b.trace")
+    work = planned(["a.trace", "b.trace"], [])
+    assert [task.name for task in work.tasks if task.trace.name == "b"] == ["precopy"]
+    assert len(work.tasks) == 12
+    assert "b.trace: no free list" in work.remarks[0]
+    with pytest.raises(UsageError, match="needs a free list"):
+        planned(["b.trace"], ["hint-async"])
+
+
+def test_lists_of_every_kind_of_option():
+    defaults = {name: one.default for name, one in options().items()}
+    assert Lists(defaults).parameters() == [Parameters()]
+    several = {
+        "log_mode": "legacy, manual",
+        "hint_clears_log": "yes,no",
+        "max_rounds": "default,3",
+        "guest_hold": "auto,ack",
+        "request": "default,periodic,default",
+        "min_order": "0,9",
+    }
+    given = Lists(defaults | several).parameters()
+    assert len(set(given)) == len(given) == 64
+    for name in several:
+        assert len({getattr(one, name) for one in given}) == 2
+    # The last option varies fastest.
+    assert [one.max_rounds for one in given[:4]] == [None, 3, None, 3]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--bandwidth", "1Gbit/s,fast", "'fast' is no bandwidth"),
+        ("--profile", "rounds,square", "'square'"),
+        ("--hint-clears-log", "maybe", "yes or no"),
+        ("--min-order", "1,x", "whole number"),
+        ("--min-order", "", "whole number"),
+        ("--max-rounds", "0", "max rounds 0"),
+        ("--cache-size", "much", "is no size"),
+        ("--strategy", "hint-asyncc", "did you mean 'hint-async'"),
+    ],
+)
+def test_values_that_make_no_sense(cli, traces, option, value, word):
+    code, out, err = cli(traces, option, value, "-o", "out")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert word in err
+    assert not Path("out").exists()
+
+
+def test_folders_and_traces_that_are_refused(cli, tmp_path, traces):
+    Path("other").mkdir()
+    Path("other/precious").touch()
+    assert cli(traces, "-o", "other")[0] == 2
+    assert [p.name for p in Path("other").iterdir()] == ["precious"]
+    assert cli("nowhere", "-o", "out")[0] == 3
+    assert cli(traces, "-o", "out", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")[0] == 2
+    race(tmp_path / "in" / "z.trace", hinting=True)
+    code, _, err = cli(traces, "-o", "out")
+    assert code == 2
+    assert "z.trace" in err
+    assert not Path("out").exists()
+
+
+def test_the_same_trace_twice_is_replayed_once(tmp_path, traces):
+    race(tmp_path / "in" / "d.trace")
+    work = planned([traces, "in/a.trace"], ["precopy"])
+    assert len(work.tasks) == len(work.traces) == 3
+    assert work.remarks == ("in/d.trace: holds the same as in/a.trace; left out",)
+
+
+# -- going on ---------------------------------------------------------------------------------
+
+
+def test_it_goes_on_where_it_stopped_and_takes_more_values(cli, traces):
+    assert cli(traces, *NAMES, *RATES, "-o", "whole", "--workers", "1")[0] == 0
+    assert cli(traces, *NAMES, "-o", "out")[0] == 0
+    stamps = {file: file.stat().st_mtime_ns for file in Path("out/parts").rglob("*.parquet")}
+    kept = sorted(stamps)
+    kept[0].write_bytes(b"PAR1 cut short")
+    code, out, err = cli(traces, *NAMES, *RATES, "-o", "out", "--json", "--workers", "2")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["before"] + told["done"] == told["tasks"] == 24
+    assert 3 <= told["before"] < 6
+    assert all(file.stat().st_mtime_ns == stamps[file] for file in kept[1:])
+    same("out", "whole")
+
+
+def test_a_changed_strategy_is_another_task(tmp_path):
+    own = "from replay.strategies import Strategy, strategy\nfrom dataclasses import replace\n"
+    own += "mine = replace(strategy('{}'), name='mine')\n"
+    Path("mine.py").write_text(own.format("hint-async"))
+    race(tmp_path / "a.trace")
+    (first,) = planned(["a.trace"], ["mine.py:mine"]).tasks
+    (same,) = planned(["a.trace"], ["mine.py:mine"]).tasks
+    Path("mine.py").write_text(own.format("hint-first-pass"))
+    (other,) = planned(["a.trace"], ["mine.py:mine"]).tasks
+    assert first.key == same.key != other.key
+
+
+def test_killed_it_goes_on_and_leaves_no_process_behind(cli, traces, tmp_path):
+    Path("slow.py").write_text(
+        "import os, time\nfrom pathlib import Path\nfrom replay.policies import Accept, Fate\n"
+        "class Slow(Accept):\n    def when_due(self, report):\n"
+        "        Path(__file__).with_name(f'pid-{os.getpid()}').touch()\n"
+        "        while Path(__file__).with_name('wait').exists():\n            time.sleep(0.05)\n"
+        "        return Fate.HANDLE\n"
+    )
+    Path("wait").touch()
+    line = [traces, "-s", "precopy", "-s", "slow.py:Slow", "-o", "out"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for end in (signal.SIGKILL, signal.SIGINT):
+        begun = subprocess.Popen(
+            [*COMMAND, "sweep", *line, "--workers", "2"], env=environment, stderr=subprocess.PIPE
+        )
+        pids = []
+        until = time.monotonic() + 60
+        while len(pids) < 2 and begun.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+            pids = [int(file.name[4:]) for file in tmp_path.glob("pid-*")]
+        assert len(pids) == 2
+        begun.send_signal(end)
+        said = begun.communicate(timeout=30)[1]
+        assert begun.returncode == (130 if end == signal.SIGINT else -9)
+        if end == signal.SIGINT:
+            assert said == b""
+        while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        for pid in pids:
+            (tmp_path / f"pid-{pid}").unlink()
+    Path("wait").unlink()
+    assert not Path("out/results.parquet").exists()
+    code, out, err = cli(*line, "--json")
+    assert code == 0, err
+    assert json.loads(out)["before"] > 0
+    assert results("out")["path"].n_unique() == 3
+
+
+# -- what goes wrong ---------------------------------------------------------------------------
+
+
+def test_a_task_whose_process_dies_is_tried_again(cli, traces, deadly):
+    code, out, err = cli(traces, *NAMES, "-s", "deadly.py:Once", "-o", "out", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["tried_again"] > 0
+    assert told["failed"] == []
+    assert (deadly / "died").exists()
+    assert tasks("out")["state"].to_list() == ["done"] * 9
+    assert set(results("out")["strategy"]) == {"precopy", "hint-async", "Once"}
+
+
+def test_what_fails_for_good_is_listed_and_the_others_finish(cli, traces, deadly):
+    bad = Path("in/b.trace/dirty.arrow")
+    bad.write_bytes(altered(bad))
+    Path("mute.py").write_text(
+        "from replay.policies import Accept\n"
+        "class Mute(Accept):\n    def when_due(self, report):\n        return 7\n"
+    )
+    line = ("-s", "precopy", "-s", "deadly.py:Always", "-s", "mute.py:Mute")
+    code, out, err = cli("in/a.trace", "in/b.trace", *line, "-o", "out", "--json")
+    assert code == 5
+    told = json.loads(out)
+    assert (told["done"], len(told["failed"])) == (1, 5)
+    assert "in/a.trace under Always: its process died (3 tries)\n" in err
+    assert "mute.py" in err
+    assert "in/b.trace/dirty.arrow: its bytes have changed" in err
+    assert err.splitlines()[-1].startswith("dirtylog: error: 5 of 6 tasks failed; ")
+    assert (deadly / "deaths").read_text() == "xxx"
+    assert results("out").select("trace", "strategy").rows() == [("a", "precopy")]
+    assert tasks("out")["state"].to_list() == ["done", *["failed"] * 5]
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="install one version everywhere"):
+        work((), "another", Cache(tmp_path, 1))
+
+
+# -- a cluster ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """A Dask cluster of this machine, with two worker processes."""
+    how = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        distributed.LocalCluster(**how, dashboard_address=None) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(cli, traces, deadly, scheduler):
+    line = (traces, *NAMES, *RATES, "-s", "deadly.py:Once")
+    code, _, err = cli(*line, "-o", "out", "--scheduler", scheduler)
+    assert code == 0, err
+    assert (deadly / "died").exists()
+    assert cli(*line, "-o", "calm", "--workers", "1")[0] == 0
+    same("out", "calm")
+
+
+def test_what_kills_every_worker_is_reported_and_the_others_finish(cli, deadly, scheduler):
+    race(deadly / "a.trace")
+    line = ("a.trace", *NAMES, "-s", "deadly.py:Always", "--scheduler", scheduler)
+    code, _, err = cli(*line, "-o", "out")
+    assert code == 5
+    assert "a.trace under Always: its process died\n" in err
+    assert results("out")["strategy"].to_list() == ["precopy", "hint-async"]
+    assert len((deadly / "deaths").read_text()) >= 2
+
+
+# -- an object store ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store():
+    """An object store of this machine: how to open it, and what an address of it ends with."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+            try:
+                until = time.monotonic() + 60
+                while time.monotonic() < until:
+                    with (
+                        contextlib.suppress(OSError),
+                        socket.create_connection(("127.0.0.1", int(port))),
+                    ):
+                        break
+                    time.sleep(0.1)
+                where = {"scheme": "http", "endpoint_override": f"127.0.0.1:{port}"}
+                opened = fs.S3FileSystem(**where, region="us-east-1", allow_bucket_creation=True)
+                opened.create_dir("traces")
+                yield opened, f"?scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
+            finally:
+                server.terminate()
+
+
+def test_traces_from_an_object_store(cli, traces, store):
+    opened, query = store
+    opened.create_dir("traces/all")
+    fs.copy_files(traces, "traces/all", fs.LocalFileSystem(), opened)
+    line = (*NAMES, "-o", "out", "--cache", "cache")
+    code, _, err = cli(f"s3://traces/all{query}", *line)
+    assert code == 0, err
+    paths = ("in/a.trace", "in/b.trace", "in/deeper/c.trace")
+    wanted = replayed(paths, [1_250_000_000], [300_000_000])
+    for row in wanted:
+        row["path"] = row["path"].replace("in/", "s3://traces/all/")
+    assert pq.read_table("out/results.parquet").to_pylist() == wanted
+    assert len(list(Path("cache").glob("*/*.trace/dirty.arrow"))) == 3
+    # What comes over wrong is told by its address, and not kept.
+    with opened.open_output_stream("traces/all/a.trace/dirty.arrow") as stream:
+        stream.write(altered(Path("in/a.trace/dirty.arrow")))
+    code, _, err = cli(f"s3://traces/all/a.trace{query}", *NAMES, "-o", "bad", "--cache", "cache")
+    assert code == 5
+    assert "s3://traces/all/a.trace/dirty.arrow: its bytes have changed" in err
+    assert not list(Path("cache").glob("*/a.trace"))
+
+
+def test_addresses_without_a_trace(cli, store):
+    _, query = store
+    code, _, err = cli(f"s3://traces/nothing{query}", "-o", "out")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "s3://traces/nothing: no trace lies here or below" in err
+    code, _, err = cli("gopher://traces", "-o", "out")
+    assert (code, err.count("\n")) == (2, 1)
+    assert shown("s3://me:secret@bucket/a?token=1") == "s3://bucket/a"
+
+
+def test_the_cache_keeps_below_its_size(tmp_path, traces, store):
+    opened, query = store
+    opened.create_dir("traces/some")
+    fs.copy_files(traces, "traces/some", fs.LocalFileSystem(), opened)
+    places = list(found(f"s3://traces/some{query}"))
+    size = Trace.open("in/a.trace").size_bytes
+    cache = Cache(tmp_path / "cache", 2 * size + size // 2)
+    for place in (places[0], places[2], places[0], places[2], places[0], places[1]):
+        with local(place, cache) as path:
+            Trace.open(path).validate()
+    there = {path.name for path in cache.folder.glob("*/*.trace")}
+    assert there == {"a.trace", "b.trace"}
+    with pytest.raises(UsageError, match="the cache holds 0"), local(places[0], Cache(tmp_path, 9)):
+        pass
