@@ -9,7 +9,7 @@ from dataclasses import fields
 from enum import StrEnum
 from itertools import product
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_type_hints
 
 import typer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from replay.parameters import Parameters
 
 _YES, _NO, _NONE = "yes", "no", "default"
+#: Options whose one value is a list of names already.
+_LISTS = ("scenarios",)
 
 
 class Lists:
@@ -33,7 +35,7 @@ class Lists:
         Raises UsageError for a value that makes no sense, with the option's name.
         """
         values = [
-            [_value(name, kind, text.strip()) for text in self._given[name].split(",")]
+            [_value(name, kind, text.strip()) for text in _texts(name, self._given[name])]
             for name, kind in _kinds().items()
         ]
         names = list(_kinds())
@@ -42,6 +44,10 @@ class Lists:
             for chosen in product(*values)
         ]
         return list(dict.fromkeys(found))
+
+
+def _texts(name: str, given: str) -> list[str]:
+    return [given] if name in _LISTS else given.split(",")
 
 
 def with_lists(command: Callable[..., None]) -> Callable[..., None]:
@@ -66,14 +72,18 @@ def with_lists(command: Callable[..., None]) -> Callable[..., None]:
 def options() -> dict[str, inspect.Parameter]:
     """Return the options of a replay as texts, with the same names, help and defaults."""
     texts = {}
-    for name, one in inspect.signature(ReplayOptions, eval_str=True).parameters.items():
-        kind, option = get_args(one.annotation)
+    hints = get_type_hints(ReplayOptions, include_extras=True)
+    for name, one in inspect.signature(ReplayOptions).parameters.items():
+        kind, option = get_args(hints[name])
         metavar = f"{_YES}|{_NO}" if kind is bool else option.metavar
         default = one.default
         text = _NONE if default is None else str(default)
         if kind is bool:
             text = _YES if default else _NO
-        more: dict[str, Any] = {"help": option.help, "metavar": f"{metavar},..."}
+        more: dict[str, Any] = {
+            "help": option.help,
+            "metavar": metavar if name in _LISTS else f"{metavar},...",
+        }
         if default is None:
             more["show_default"] = f"{_NONE}: {option.show_default}"
         annotation = Annotated[str, typer.Option(f"--{name.replace('_', '-')}", **more)]
@@ -84,10 +94,8 @@ def options() -> dict[str, inspect.Parameter]:
 @functools.cache
 def _kinds() -> dict[str, Any]:
     """Return the type of each option of a replay."""
-    signature = inspect.signature(ReplayOptions, eval_str=True)
-    return {
-        f.name: get_args(signature.parameters[f.name].annotation)[0] for f in fields(ReplayOptions)
-    }
+    hints = get_type_hints(ReplayOptions, include_extras=True)
+    return {field.name: get_args(hints[field.name])[0] for field in fields(ReplayOptions)}
 
 
 def _value(name: str, kind: Any, text: str) -> Any:
