@@ -28,7 +28,7 @@ from replay.kernels import FOREVER
 from replay.memory import bit_numbers
 from replay.observe import touches
 from replay.parameters import Parameters
-from replay.policies import Accept, Fate, ReportView, Request, Resubmit
+from replay.policies import Accept, Fate, ReportView, Request, Resubmit, View
 from replay.profiles import Outcome, profile
 from replay.profiles.qemu import MS_NS
 from replay.strategies import Strategy
@@ -230,24 +230,31 @@ class _Overseen(Accept):
         return self._policy.when_due(_Look(report, self))
 
 
-class _Look:
-    """A report as a policy sees it, that notices a look at the clock."""
+class _Look(View):
+    """A report as a policy sees it, that notices a look at the clock.
+
+    A guard takes it as it is, and keeps answers by it: that is no look.
+    """
+
+    _overseer: _Overseen
 
     def __init__(self, report: ReportView, overseer: _Overseen):
-        self._report, self._overseer = report, overseer
+        super().__init__(report.requested_ns, report.queued, report.syncs_since_request)
+        object.__setattr__(self, "_overseer", overseer)
 
-    @property
-    def requested_ns(self) -> int:
-        self._overseer.looked = True
-        return self._report.requested_ns
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("requested_ns", "__dict__"):
+            object.__getattribute__(self, "_overseer").looked = True
+        return object.__getattribute__(self, name)
 
-    @property
-    def queued(self) -> bool:
-        return self._report.queued
+    def __hash__(self) -> int:
+        return hash((self.queued, self.syncs_since_request))
 
-    @property
-    def syncs_since_request(self) -> int:
-        return self._report.syncs_since_request
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Look):
+            return View(self.requested_ns, self.queued, self.syncs_since_request) == other
+        mine, others = (object.__getattribute__(one, "__dict__").values() for one in (self, other))
+        return [*mine][:3] == [*others][:3]
 
 
 def _in_order(strategy: Strategy) -> bool:

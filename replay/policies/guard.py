@@ -160,6 +160,8 @@ def _attributes_of(attributes: dict[str, object]) -> str:
 
 
 def _view(report: ReportView) -> View:
+    if isinstance(report, View):
+        return report
     return View(report.requested_ns, report.queued, report.syncs_since_request)
 
 

@@ -19,7 +19,7 @@ from analyses.render.terminal import Page
 from analyses.stepping import Stepper
 from replay.parameters import Parameters
 from replay.policies import Accept, Always, Fate, Once, Request
-from replay.policies.guard import guarded_request
+from replay.policies.guard import guarded_accept, guarded_request
 from replay.strategies import Strategy, registered, strategy
 from tests.analyses import brute
 from tests.analyses.traces import MS, endless, hidden, race, unlisted
@@ -188,12 +188,29 @@ def test_a_policy_that_looks_at_the_clock_is_never_spoken_for(tmp_path):
             return Fate.DROP if report.requested_ns % 2 else Fate.HANDLE
 
     trace = opened(race(tmp_path / "race.trace"))
-    mine = Strategy("mine", "a test", request=Once(), accept=Odd(), sync="after")
-    # Fast enough links have stopped before the report comes, and then nobody looks.
-    chosen = mine, Parameters(), "bandwidth"
-    found = hazards(trace, *chosen, hi=1_400_000_000, budget=15)
-    assert found.unsafe
-    assert all(one.lo == one.hi or one.state == "unknown" for one in found.intervals)
+    for accept in (Odd(), guarded_accept(Odd())):
+        mine = Strategy("mine", "a test", request=Once(), accept=accept, sync="after")
+        # Fast enough links have stopped before the report comes, and then nobody looks.
+        chosen = mine, Parameters(), "bandwidth"
+        found = hazards(trace, *chosen, hi=1_400_000_000, budget=15)
+        assert found.unsafe
+        assert all(one.lo == one.hi or one.state == "unknown" for one in found.intervals)
+
+
+def test_a_users_policy_that_looks_at_no_clock_is_settled(tmp_path):
+    """Its guard, which copies what it may know and keeps its answers, is not taken for a look."""
+
+    class Fresh(Accept):
+        def when_due(self, report):
+            return Fate.DROP if report.syncs_since_request > 1 else Fate.HANDLE
+
+    trace = opened(race(tmp_path / "race.trace"))
+    accept = guarded_accept(Fresh())
+    mine = Strategy("mine", "a test", request=Once(), accept=accept, sync="after")
+    found = hazards(trace, mine, Parameters(), "report-delay")
+    assert found.complete
+    assert found.replays < 200
+    assert found.smallest == 4_711_347
 
 
 class PutsOff(Request):
