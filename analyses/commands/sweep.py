@@ -98,11 +98,11 @@ def sweep(
     for text in work.remarks:
         remark(text)
     summary = Summary()
+    here = workers or len(os.sched_getaffinity(0))
+    where = processes(here) if scheduler is None else cluster(scheduler)
+    if scheduler is None:
+        compile_kernels()
     with folder(output) as kept:
-        if scheduler is None:
-            compile_kernels()
-        here = workers or len(os.sched_getaffinity(0))
-        where = processes(here) if scheduler is None else cluster(scheduler)
         with where as place, SweepBar() as tell:
             state = run(work, place, kept, store, tell)
         kept.finish(work, state.failed, summary)

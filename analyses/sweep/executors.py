@@ -20,6 +20,9 @@ from tracer.errors import UsageError
 _T = TypeVar("_T")
 #: How often a cluster is asked for its size, s.
 _GLANCE = 5.0
+#: How long a scheduler may take to answer, s.
+_PATIENCE = 10
+_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,11 @@ def cluster(address: str) -> Iterator[Place]:
         raise UsageError(
             "--scheduler needs the package distributed; pip install 'dirtylog[cluster]'"
         ) from None
+    scheme, separated, _ = address.partition("://")
+    if separated and scheme not in _SCHEMES:  # which Client would not survive
+        raise UsageError(f"--scheduler {address}: wanted an address like tcp://HOST:8786")
     try:
-        client = Client(address, set_as_default=False)
+        client = Client(address, set_as_default=False, timeout=_PATIENCE)
     except (OSError, ValueError) as error:
         raise UsageError(f"--scheduler {address}: no scheduler answers there ({error})") from None
     looked, threads = 0.0, 1

@@ -83,7 +83,7 @@ def plan(
                 "out, or pass --anyway"
             )
         headers[one.digest] = one
-    own = {s.argument: _own_code(s.argument) for _, all_of in axes for s in all_of}
+    own = {name: _own_code(name) for name in {s.argument for _, all_of in axes for s in all_of}}
     tasks: list[Task] = []
     for one in headers.values():
         fitting = [(p, s) for p, all_of in axes for s in all_of if one.has_freelist or not s.hints]

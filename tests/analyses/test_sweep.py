@@ -204,6 +204,8 @@ def test_folders_and_traces_that_are_refused(cli, tmp_path, traces):
     assert [p.name for p in Path("other").iterdir()] == ["precious"]
     assert cli("nowhere", "-o", "out")[0] == 3
     assert cli(traces, "-o", "out", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")[0] == 2
+    code, _, err = cli(traces, "-o", "empty", "--scheduler", "http://127.0.0.1:1")
+    assert (code, "tcp://HOST:8786" in err) == (2, True)
     race(tmp_path / "in" / "z.trace", hinting=True)
     code, _, err = cli(traces, "-o", "out")
     assert code == 2
