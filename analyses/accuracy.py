@@ -20,6 +20,7 @@ from replay.profiles import Moment, Outcome, profile
 from replay.result import Scenario
 from replay.scenarios import Readings, scenarios
 from replay.strategies import strategy
+from tracer.errors import UsageError
 from tracer.trace import Trace
 
 #: A time may be off by one window of QEMU's (BUFFER_DELAY) before percents count.
@@ -115,9 +116,10 @@ def measure(
 
     bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, what
     else there is of the sender's speed. Raises UsageError where the
-    recording does not say the bandwidth and none is given.
+    recording does not say the bandwidth and none is given, and where `source` is of another guest.
     """
     trace = recording.trace if source is None else source
+    _alike(recording.trace, trace)
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
     parameters = replace(parameters, **(line or {}))
     if parameters.auto_converge is not None:
@@ -138,6 +140,17 @@ def measure(
     name = recording.trace.name
     remarks = (*_remarks(recording, trace, parameters), *_about_readings(name, readings, outlasted))
     return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), remarks)
+
+
+def _alike(recorded: Trace, source: Trace) -> None:
+    """Raise UsageError where one guest cannot be the other."""
+    ours, theirs = recorded.meta, source.meta
+    if (ours.page_size, ours.pages) != (theirs.page_size, theirs.pages):
+        raise UsageError(
+            f"{source.name} is a guest of {theirs.pages} pages of {theirs.page_size} bytes and "
+            f"{recorded.name} one of {ours.pages} of {ours.page_size}: foretell a migration from a "
+            "recording of the same guest"
+        )
 
 
 def _as_worked(trace: Trace) -> tuple[Trace, int | None]:

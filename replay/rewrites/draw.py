@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from replay.columns import Columns, columns_of, merged, one_page_each
-from replay.rewrites.families import FAMILIES, Erlang
+from replay.rewrites.families import FAMILIES
 from replay.rewrites.fit import Evidence, Fit, evidence, fit, tables, unseen
 from replay.rewrites.kernels import OCTAVE, choose_cells, draw_hidden, draw_onward
 from replay.rewrites.sightings import Sightings, sightings
@@ -21,6 +20,7 @@ from tracer.trace import Trace
 CLOSEST_NS = 20_000_000
 #: How often the instants within an epoch and the fit are drawn from each other.
 _TURNS = 3
+_SHAPES = np.array([family.shape for family in FAMILIES], np.int64)
 
 
 #: A report's block: 2^10 pages (VIRTIO_BALLOON_HINT_BLOCK_PAGES).
@@ -68,7 +68,7 @@ class Rewrites:
         last[self._known.page] = self._drawn[2]
         stays[self._known.page] = self._stays[self._first[1:] - 1]
         t, page = draw_onward(
-            self._rng(2), last, end, duration_ns, family, mean, _families(), float(CLOSEST_NS)
+            self._rng(2), last, end, duration_ns, family, mean, _SHAPES, float(CLOSEST_NS)
         )
         more = (t, page, stays[page])
         t, page, zero = (np.concatenate(both) for both in zip(self._hidden_rows, more, strict=True))
@@ -152,7 +152,7 @@ class Rewrites:
         seen, last = self._seen, np.zeros(len(self._known.page), np.int64)
         t, who = draw_hidden(
             self._rng(1), self._first, seen.t, seen.closes, self._until, seen.end, *self._cells,
-            _families(), *tables(), float(CLOSEST_NS), last,
+            _SHAPES, *tables(), float(CLOSEST_NS), last,
         )  # fmt: skip
         return t, who, last
 
@@ -235,12 +235,3 @@ def _with_takes(columns: Columns, trace: Trace, t: Int64s, page: Int64s) -> Colu
         "since_ns": when,
     }
     return {name: np.concatenate([column, more[name]]) for name, column in columns.items()}
-
-
-def _families() -> npt.NDArray[np.float64]:
-    """Return the families as the kernels take them: shape (0 for bursts), share, short, ratio."""
-    rows = [
-        (one.shape, 0, 0, 0) if isinstance(one, Erlang) else (0, one.share, one.short, one.ratio)
-        for one in FAMILIES
-    ]
-    return np.array(rows, np.float64)

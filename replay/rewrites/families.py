@@ -1,42 +1,24 @@
 """How regularly a page is rewritten: distributions of the time from one write to the next.
 
-Each family is a renewal process of mean interval 1. What a recording shows of it is the wait from
-an epoch's beginning to the page's first write in it, where the write before that was seen `age`
-before the epoch began and others may have gone unseen in between. All families are of phase type,
-so that this wait has a closed form:
+Each family is a renewal process of mean interval 1: a write follows `shape` exponential phases.
+Shape 1 writes at random; a large one keeps a period, as a sweep over memory does, or a young
+collection. What a recording shows of it is the wait from an epoch's beginning to the page's first
+write in it, where the write before that was seen `age` before the epoch began and others may have
+gone unseen in between. Phases since the last seen write form a cycle, whose distribution is a
+discrete Fourier transform, so that this wait has a closed form.
 
-- `Erlang(shape)`: a write follows `shape` exponential phases; shape 1 writes at random, a large one
-  keeps a period (a sweep over memory, a young collection). Phases since the last seen write form a
-  cycle, whose distribution is a discrete Fourier transform.
-- `Bursts(share, ratio)`: of the intervals a share is longer on average, `ratio` times the others.
+Families that write in bursts are left out on purpose: of a burst a first-write log shows the first
+write alone, so that how many follow would be made up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-
-
-class Family(Protocol):
-    """A renewal process of mean interval 1."""
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        ...
-
-    def waits(self, ages: Floats, x: Floats) -> Floats:
-        """Return P(no write in `x`), float64[ages, x], `ages` after a write with others unseen."""
-        ...
-
-    def waits_at_rest(self, x: Floats) -> Floats:
-        """Return P(no write in `x`), float64[x], from a moment that knows nothing of the page."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,56 +59,4 @@ class Erlang:
         return np.cumsum(few, axis=0)[::-1]
 
 
-@dataclass(frozen=True)
-class Bursts:
-    """Exponential intervals, a share of them `ratio` times as long as the others."""
-
-    share: float
-    ratio: float
-
-    @property
-    def means_an_octave(self) -> int:
-        """How many mean intervals of an octave can be told apart."""
-        return 2
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return "in bursts"
-
-    @property
-    def short(self) -> float:
-        """The mean of the short intervals; of the long ones it is `ratio` times that."""
-        return 1 / (1 - self.share + self.share * self.ratio)
-
-    def waits(self, ages: Floats, x: Floats) -> Floats:
-        """Return P(no write in `x`), float64[ages, x]."""
-        rest = self._rest
-        leaving = self.share / self.short + (1 - self.share) / (self.short * self.ratio)
-        long = rest + (self.share - rest) * np.exp(-leaving * ages)
-        return self._mixed(long[:, None], x)
-
-    def waits_at_rest(self, x: Floats) -> Floats:
-        """Return P(no write in `x`), float64[x]."""
-        return self._mixed(np.array(self._rest), x)
-
-    @property
-    def _rest(self) -> float:
-        """The share of time that long intervals take."""
-        return self.share * self.ratio * self.short
-
-    def _mixed(self, long: Floats, x: Floats) -> Floats:
-        mixed: Floats = (1 - long) * np.exp(-x / self.short)
-        return mixed + long * np.exp(-x / (self.short * self.ratio))
-
-
-FAMILIES: tuple[Erlang | Bursts, ...] = (
-    Erlang(1),
-    Erlang(4),
-    Erlang(16),
-    Erlang(64),
-    Bursts(0.1, 10.0),
-    Bursts(0.3, 10.0),
-    Bursts(0.1, 100.0),
-    Bursts(0.3, 100.0),
-)
+FAMILIES: tuple[Erlang, ...] = (Erlang(1), Erlang(4), Erlang(16), Erlang(64))

@@ -89,25 +89,19 @@ def choose_cells(first, age, wait, seen, family, mean, share, density, silence, 
 
 
 @compiled
-def _interval(rng, shape, share, short, ratio, mean):
-    """Draw the ns from one write to the next; a shape of 0 makes it bursts."""
+def _interval(rng, shape, mean):
+    """Draw the ns from one write to the next."""
     if shape == 1:
         return mean * rng.standard_exponential()
-    if shape > 1:
-        return mean * rng.standard_gamma(float(shape)) / shape
-    scale = short * ratio if rng.random() < share else short
-    return mean * scale * rng.standard_exponential()
+    return mean * rng.standard_gamma(float(shape)) / shape
 
 
 @compiled
-def _rest(rng, shape, share, short, ratio, mean):
+def _rest(rng, shape, mean):
     """Draw the ns to the next write from a moment that knows nothing of the page."""
-    if shape > 0:
-        # As many of its phases are over as not.
-        left = shape - np.floor(rng.random() * shape)
-        return mean * rng.standard_gamma(left) / shape
-    scale = short * ratio if rng.random() < share * ratio * short else short
-    return mean * scale * rng.standard_exponential()
+    # As many of its phases are over as not.
+    left = shape - np.floor(rng.random() * shape)
+    return mean * rng.standard_gamma(left) / shape
 
 
 @compiled
@@ -138,20 +132,20 @@ def _put(t, page, number, when, who):
 
 @compiled
 def draw_hidden(
-    rng, first, t, closes, until, end, family, mean, families, density, silence, closest, last
+    rng, first, t, closes, until, end, family, mean, shapes, density, silence, closest, last
 ):
     """Draw each page's hidden writes; return int64 times and indexes of sightings, page by page.
 
     first: int64[pages + 1] into the sightings (t, when their epoch closes, until when they may be
-    followed by hidden ones). family, mean: int64[pages]. families: float64[families, 4], their
-    shape, share, short, ratio. last: int64[pages], is filled with each page's last write.
+    followed by hidden ones). family, mean: int64[pages]. shapes: int64[families]. last:
+    int64[pages], is filled with each page's last write.
     """
     out_t, out_who = np.empty(1024, np.int64), np.empty(1024, np.int64)
     number = 0
     course, best = np.empty(64, np.int64), np.empty(64, np.int64)
     for page in range(len(first) - 1):
         f, m = family[page], mean[page]
-        shape, share, short, ratio = families[f]
+        shape = shapes[f]
         interval = 2.0 ** (m / OCTAVE)
         for i in range(first[page], first[page + 1]):
             final = i + 1 == first[page + 1]
@@ -163,7 +157,7 @@ def draw_hidden(
             for _ in range(_COURSES if bridged else 1):
                 now, steps = t[i], 0
                 while True:
-                    gap = _interval(rng, shape, share, short, ratio, interval)
+                    gap = _interval(rng, shape, interval)
                     # Beyond the recording: float to int64 must not overflow.
                     now += np.int64(min(max(gap, least), 4e18 - now))
                     if now >= until[i]:
@@ -191,7 +185,7 @@ def draw_hidden(
 
 
 @compiled
-def draw_onward(rng, last, end, until, family, mean, families, closest):
+def draw_onward(rng, last, end, until, family, mean, shapes, closest):
     """Draw writes from `end` to `until` of pages last written at `last` (-1: never seen).
 
     Returns int64 times and indexes of pages, page by page.
@@ -199,15 +193,13 @@ def draw_onward(rng, last, end, until, family, mean, families, closest):
     out_t, out_who = np.empty(1024, np.int64), np.empty(1024, np.int64)
     number = 0
     for page in range(len(last)):
-        shape, share, short, ratio = families[family[page]]
+        shape = shapes[family[page]]
         interval = 2.0 ** (mean[page] / OCTAVE)
         quiet = np.float64(end - max(last[page], 0))
         gap = 0.0
         for _ in range(_TRIES):
-            if last[page] < 0:
-                gap = _rest(rng, shape, share, short, ratio, interval)
-            else:
-                gap = _interval(rng, shape, share, short, ratio, interval)
+            unseen = last[page] < 0
+            gap = _rest(rng, shape, interval) if unseen else _interval(rng, shape, interval)
             if gap > quiet:
                 break
         else:
@@ -217,6 +209,6 @@ def draw_onward(rng, last, end, until, family, mean, families, closest):
         while now <= until:
             out_t, out_who = _put(out_t, out_who, number, max(np.int64(now), end + 1), page)
             number += 1
-            gap = _interval(rng, shape, share, short, ratio, interval)
+            gap = _interval(rng, shape, interval)
             now += max(gap, least)
     return out_t[:number], out_who[:number]

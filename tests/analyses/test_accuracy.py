@@ -94,6 +94,11 @@ def test_one_migration_foretells_another(name, source, within):
     assert rows["syncs"].predicted == rows["syncs"].real
 
 
+def test_another_guest_foretells_nothing():
+    with pytest.raises(UsageError, match="recording of the same guest"):
+        measure(recording("seq.40"), Trace.open(SAMPLES / "race.trace"))
+
+
 def test_rows_in_json(capsys):
     path = str(SAMPLES / "prefill-hot.hint-off.trace")
     assert run(["accuracy", path, "--json", "--tolerance", "0.5"]) == 0

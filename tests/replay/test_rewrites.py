@@ -9,7 +9,7 @@ import pytest
 from replay.contained import contained_reports, foretold_reports
 from replay.pacing import at_work, load_of
 from replay.rewrites import Rewrites
-from replay.rewrites.families import FAMILIES, Erlang
+from replay.rewrites.families import FAMILIES
 from replay.rewrites.kernels import OCTAVE
 from replay.throttle import pace
 from tracer import Block, Meta, Trace
@@ -95,7 +95,7 @@ def rate(model) -> float:
 def test_a_family_is_what_it_says(family):
     """Waits in closed form, against a renewal process that is drawn."""
     rng = np.random.default_rng(3)
-    gaps = _drawn(family, rng, (4000, 200))
+    gaps = rng.gamma(family.shape, 1 / family.shape, (4000, 200))
     assert gaps.mean() == pytest.approx(1, rel=0.05)
     at = np.cumsum(gaps, axis=1)
     ages, x = np.array([0.05, 0.4, 0.9, 2.5]), np.array([0.01, 0.2, 0.7, 1.5, 4.0])
@@ -106,13 +106,6 @@ def test_a_family_is_what_it_says(family):
         found = (following[:, None] > x).mean(axis=0)
         wanted = family.waits_at_rest(x) if age == rest else waits[row]
         assert np.abs(found - wanted).max() < 0.03 + (age == rest) * 0.02
-
-
-def _drawn(family, rng, shape):
-    if isinstance(family, Erlang):
-        return rng.gamma(family.shape, 1 / family.shape, shape)
-    long = rng.random(shape) < family.share
-    return rng.exponential(family.short * np.where(long, family.ratio, 1.0))
 
 
 @pytest.mark.parametrize("wanted", [0.1, 0.7, 3.0])
