@@ -85,6 +85,7 @@ class _Queue:
 
     def __init__(self, tasks: Sequence[Task]):
         self._groups: deque[Job] = deque(_by_axes(tasks))
+        self._traces = len({task.trace.digest for task in tasks})
         self._alone: deque[Job] = deque()
         self._length = len(tasks)
 
@@ -92,19 +93,25 @@ class _Queue:
         return self._length
 
     def next(self, room: int) -> Job:
-        """Take a trace's strategies with one set of parameters; single tasks near the end.
+        """Take a trace's tasks, its strategies with one set of parameters, or a single task.
 
-        So what is opened, checked and drawn serves many, and no process idles for long.
+        The fewer there are left, the smaller: what is opened, checked and drawn serves as many as
+        can be, and no process idles for long in the end.
         """
         if not self._groups:
             job = self._alone.popleft()
         elif len(self._groups) >= 2 * room:
             job = self._groups.popleft()
+            if self._traces >= 2 * room:
+                while self._groups and self._groups[0][0].trace.digest == job[0].trace.digest:
+                    job += self._groups.popleft()
         else:
             first, *rest = self._groups.popleft()
             job = (first,)
             if rest:
                 self._groups.appendleft(tuple(rest))
+        if not self._groups or self._groups[0][0].trace.digest != job[0].trace.digest:
+            self._traces -= 1
         self._length -= len(job)
         return job
 
