@@ -112,7 +112,10 @@ class Recording:
     def lacking(self) -> list[str]:
         """Return by name what the migration was run with and the model lacks."""
         found = [name for name in _LACKING if self.capabilities.get(name)]
-        return found + [name for name in _LACKING_PARAMETERS if self.parameters.get(name)]
+        found += [name for name in _LACKING_PARAMETERS if self.parameters.get(name)]
+        if self.parameters.get("zero-page-detection") == "none":
+            found.append("zero-page-detection none")
+        return found
 
     def replay_parameters(self, bandwidth: int | None, downtime_ns: int | None) -> Parameters:
         """Return how to replay it: as it was run, but for what is given here.

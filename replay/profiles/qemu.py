@@ -19,10 +19,8 @@ pages a window, syncs) agrees:
 - The first sync comes before the first page. A block's first page in a row carries its name; an
   iteration begins with 5 bytes and ends with 13, of which QEMU counts 8 as RAM (ram.transferred).
 
-Later versions split the count of pending pages in two: an estimate first, and an exact count, with
-its sync, below the threshold (ram_state_pending_estimate, ram_state_pending_exact), which comes to
-the same. Not modelled: avail-switchover-bandwidth, which takes the measured bandwidth's place where
-it is set; zero pages sought by multifd threads; what other devices send.
+What differs in later versions, and what is not modelled, is in ARCHITECTURE.md, "Profile qemu
+against QEMU's source".
 """
 
 from __future__ import annotations

@@ -133,6 +133,11 @@ def test_what_the_model_lacks_is_named(tmp_path):
     )
     found = measure(Recording.of(Trace.open(path)))
     assert any("multifd, xbzrle" in text for text in found.remarks)
+    path = tiny(
+        tmp_path / "b.trace",
+        parameters={"max-bandwidth": 1 << 30, "zero-page-detection": "none"},
+    )
+    assert Recording.of(Trace.open(path)).lacking() == ["zero-page-detection none"]
     assert {row.quantity for row in found.rows} >= {"normal_pages", "total_ns"}
 
 
