@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -21,6 +22,8 @@ _HASH_CHUNK = 16 << 20
 _RECENT_BATCHES = 16
 # An Arrow IPC file: the magic number in 8 bytes, then messages, each behind a marker and its size.
 _MAGIC, _CONTINUES, _RECORD_BATCH = b"ARROW1\0\0", 0xFFFFFFFF, 3
+#: So much of a message is read at once: the header of a batch of a few columns.
+_HEADER_BYTES = 1024
 
 
 class Source(Protocol):
@@ -172,18 +175,20 @@ def _described(path: Path) -> list[tuple[int, bool]]:
     """
     found: list[tuple[int, bool]] = []
     try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            at = len(_MAGIC)
+        with path.open("rb", buffering=0) as file:
+            number, at = file.fileno(), len(_MAGIC)
+            # Little is wanted of a large file: no reading ahead.
+            os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
             while True:
-                marker, size = struct.unpack_from("<Ii", data, at)
+                data = os.pread(number, _HEADER_BYTES, at)
+                marker, size = struct.unpack_from("<Ii", data)
                 if marker != _CONTINUES or size < 0:
                     return []
                 if size == 0:
                     return found
-                message = _table(data, at + 8)
+                if 8 + size > len(data):
+                    data = os.pread(number, 8 + size, at)
+                message = _table(data, 8)
                 kind, body = _field(data, message, 1, "<B"), _field(data, message, 3, "<q")
                 if kind == _RECORD_BATCH:
                     batch = _table(data, _place(data, message, 2))
@@ -194,11 +199,11 @@ def _described(path: Path) -> list[tuple[int, bool]]:
         return []
 
 
-def _table(data: mmap.mmap, at: int) -> int:
+def _table(data: bytes, at: int) -> int:
     return at + int(struct.unpack_from("<I", data, at)[0])
 
 
-def _place(data: mmap.mmap, table: int, number: int) -> int:
+def _place(data: bytes, table: int, number: int) -> int:
     """Return where a field of a flatbuffer's table stands, 0 if it is left out."""
     shape = table - int(struct.unpack_from("<i", data, table)[0])
     if 4 + 2 * number >= struct.unpack_from("<H", data, shape)[0]:
@@ -207,7 +212,7 @@ def _place(data: mmap.mmap, table: int, number: int) -> int:
     return table + at if at else 0
 
 
-def _field(data: mmap.mmap, table: int, number: int, kind: str) -> int:
+def _field(data: bytes, table: int, number: int, kind: str) -> int:
     at = _place(data, table, number)
     return int(struct.unpack_from(kind, data, at)[0]) if at else 0
 
