@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from replay.hints import Hinting, Report, Stage
 from replay.parameters import LogMode
-from replay.policies import Accept, Fate, View
+from replay.policies import Accept, Fate, Request, View
 from replay.strategies import Hold, Strategy
 from tracer.errors import UsageError
 
@@ -279,6 +279,8 @@ class Moves:
         self._ticks = request is not None and any(
             request.next_tick(0, interval) is not None for interval in _INTERVALS
         )
+        if request is not None:
+            _in_turn(self._strategy.name, request)
         self._syncs = 0 if accept is None else _looks_back(self._strategy.name, accept)
         self._scripts: dict[tuple[str, int, Hints], Effect] = {}
         self._masks: dict[tuple[int, int], int] = {}
@@ -467,6 +469,25 @@ _INTERVALS = (1, 10**3, 10**6, 10**8, 10**9, 10**12)
 #: What an accept policy is tried with: syncs since the request, and the time of it in ns.
 _TRIED_SYNCS = (*range(129), 10**3, 10**6)
 _TRIED_TIMES = (0, 1, 10**6, 10**9, 10**12)
+#: Instants at which handlings fall due, ascending, to try whether they keep their order.
+_TRIED_DUE = sorted({n * step for n in range(256) for step in (1, 10**3, 10**6, 10**9)})
+
+
+def _in_turn(name: str, request: Request) -> None:
+    """Raise UsageError where a policy lets a later report be handled before an earlier one.
+
+    The search has reports handled in the order in which they fell due.
+    """
+    if type(request).handling_time is Request.handling_time:
+        return
+    for interval in _INTERVALS:
+        handled = [request.handling_time(due, interval) for due in _TRIED_DUE]
+        if any(later < earlier for earlier, later in pairwise(handled)):
+            raise UsageError(
+                f"strategy {name}: its request policy {request.name!r} puts a report's handling "
+                "off beyond that of a later one, and prove has them handled in turn; let "
+                "handling_time ascend, or replay it"
+            )
 
 
 def _looks_back(name: str, accept: Accept) -> int:

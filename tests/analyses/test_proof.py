@@ -178,6 +178,28 @@ def test_ticks_of_ones_own_are_put_on_the_clock():
     assert proof.enactment is not None
 
 
+class _Backwards(Request):
+    """Puts every second handling off, beyond the next."""
+
+    def handling_time(self, due, interval_ns):
+        return due + (10_000_000 if due // 1_000_000 % 2 else 0)
+
+
+class _Late(Request):
+    """Puts all of them off alike."""
+
+    def handling_time(self, due, interval_ns):
+        return due + interval_ns
+
+
+def test_reports_that_overtake_each_other_are_not_spoken_for():
+    strategies = [Strategy("mine", "a test", request=one(), accept=FirstPass(), sync="after")
+                  for one in (_Backwards, _Late)]  # fmt: skip
+    with pytest.raises(UsageError, match="let handling_time ascend"):
+        prove(Setting(strategies[0]), Bounds(pages=1))
+    assert prove(Setting(strategies[1]), Bounds(pages=1)).verdict == "proved"
+
+
 def test_it_stops_where_the_memory_is_full():
     said, told = [], []
     setting = setting_of("hint-first-pass")
