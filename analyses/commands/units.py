@@ -63,8 +63,8 @@ def size(text: str, option: str) -> int:
     if found is None:
         _refuse(f"{option}: {text!r} is no size; write a number and a unit {examples}")
     value = Fraction(found["number"]) * _PREFIXES[found["prefix"]]
-    if value.denominator != 1:
-        _refuse(f"{option}: {text!r} is no whole number of bytes; write it {examples}")
+    if value.denominator != 1 or not value:
+        _refuse(f"{option}: {text!r} is no whole number of bytes above 0; write it {examples}")
     return int(value)
 
 

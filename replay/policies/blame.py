@@ -14,6 +14,8 @@ _OURS = Path(__file__).parents[2]
 _PACKAGES = tuple(str(_OURS / name) + "/" for name in ("tracer", "replay", "analyses"))
 #: Python's own import machinery, which stands between an entry point and its code.
 _IMPORT = str(Path(importlib.__file__).parent) + "/"
+#: Its newer copy, which takes over wherever a package has imported it.
+_BACKPORT = "importlib_metadata"
 _LONGEST = 200
 
 
@@ -29,13 +31,18 @@ def blame(error: BaseException, file: str, otherwise: str) -> str:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}{_reads(text)}"
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if frame.filename == file] or [
-        frame for frame in frames if not frame.filename.startswith((*_PACKAGES, _IMPORT, "<"))
+        frame for frame in frames if not _is_machinery(frame.filename)
     ]
     if not theirs:
         return f"{otherwise}: {_what(error)}"
     last = theirs[-1]
     inside = "" if last.name == "<module>" else f" in {last.name}"
     return f"{last.filename}:{last.lineno}{inside}: {_what(error)}{_reads(last.line)}"
+
+
+def _is_machinery(file: str) -> bool:
+    """Whether a file is ours, or Python's."""
+    return file.startswith((*_PACKAGES, _IMPORT, "<")) or Path(file).parent.name == _BACKPORT
 
 
 def shown(answer: object) -> str:
