@@ -68,3 +68,14 @@ def test_the_wheel_holds_the_three_packages(tmp_path):
     assert packaged == ours
     programs = {file.name for file in (ROOT / "tracer" / "readers" / "host").iterdir()}
     assert {f"tracer/readers/host/{name}" for name in programs} <= set(names)
+
+
+def test_the_top_level_holds_nothing_else():
+    known = {
+        *("tracer", "replay", "analyses", "tests", "sample_traces"),
+        *("pyproject.toml", "README.md", "ARCHITECTURE.md", "LICENSE"),
+    }
+    # Hidden files are tools' own; the rest is what Python leaves.
+    left = {"__pycache__", "build", "dist"}
+    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert found - left <= known
