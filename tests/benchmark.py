@@ -176,15 +176,20 @@ def whole(guest: Guest, program: Path | None, parameters: Parameters, times: int
           f"{cores} cores")  # fmt: skip
 
 
-def growth(folder: Path, most: int, times: int) -> None:
-    """A guest so small that its first pass is short beside the shortest trace; no end before it."""
+def growth(folder: Path, program: Path | None, most: int, times: int) -> None:
+    """The same guest for ever longer, in passes without end."""
     parameters, rows = Parameters(downtime_limit_ns=0), 1_000_000
     while rows <= most:
         guest = make(folder, 1, rows)
         _, counts, _ = in_python(guest, parameters)
         work = rows + counts["pages_sent"]
-        (took,) = best(times, lambda guest=guest: in_python(guest, parameters)[0])
-        print(f"{rows:13,} writes   {took:8.3f} s   {took / work * 1e9:6.2f} ns a row or copy")
+        works = [lambda guest=guest: in_python(guest, parameters)[0]]
+        if program is not None:
+            works.append(lambda guest=guest: in_c(program, guest, parameters)["seconds"])
+        took = best(times, *works)
+        each = [f"{one / work * 1e9:6.2f}" for one in took]
+        in_c_too = f"   in C {each[1]}" if program is not None else ""
+        print(f"{rows:13,} writes   {took[0]:8.3f} s   {each[0]} ns a row or copy{in_c_too}")
         guest.remove()
         rows *= 10
 
@@ -224,7 +229,7 @@ def main() -> None:
         kernel(guest, program, parameters, options.times)
         whole(guest, program, parameters, options.times)
         print("\nGrowth: a guest of 1 GiB, ever longer")
-        growth(folder, int(options.growth), options.times)
+        growth(folder, program, int(options.growth), options.times)
         print("\nCompression of the dirty rows")
         compression(folder, options.gib, min(guest.rows, 10_000_000))
         begin = min(process("--help") for _ in range(options.times))

@@ -277,6 +277,32 @@ def messy_case(rng: random.Random) -> tuple[ReferenceTrace, ReferenceParameters]
     return trace, _messy_parameters(rng, bounds)
 
 
+def wide_case(rng: random.Random) -> tuple[ReferenceTrace, ReferenceParameters]:
+    """A guest of many words that writes here and there: passes with few pages a word, or all."""
+    unit = rng.choice((10, 100, 1000))
+    grid = max(1, unit // rng.choice((1, 2, 8)))
+    pages = rng.randint(150, 400)
+    ticks = pages * rng.randint(2, 4) * (unit // grid)
+    bounds = Bounds(rng.choice((64, 4096)), pages, unit, grid, ticks)
+    hot = rng.randrange(pages)
+
+    def step() -> Step:
+        page = (
+            rng.randrange(hot, min(hot + 80, pages)) if rng.random() < 0.3 else rng.randrange(pages)
+        )
+        kind = rng.choice((TOGGLE, ZERO) if rng.random() < 0.1 else (WRITE,))
+        length = 1 if rng.random() < 0.95 else rng.randint(2, 100)
+        return Step(rng.randint(0, ticks) * grid, kind, page, length, rng.random() < 0.1)
+
+    steps = [step() for _ in range(pages * rng.choice((1, 2)))]
+    split = rng.randint(1, pages - 1) if rng.random() < 0.3 else None
+    epochs = [rng.randint(1, ticks) * grid for _ in range(rng.randint(0, 4))]
+    trace = assemble(
+        bounds.page_size, pages, ticks * grid, steps, split, rng.choice(RESOLUTIONS), epochs
+    )
+    return trace, _messy_parameters(rng, bounds)
+
+
 def _messy_step(rng: random.Random, bounds: Bounds) -> Step:
     t = 0 if rng.random() < 0.15 else rng.randint(0, bounds.ticks) * bounds.grid_ns
     kind = rng.choice((TOGGLE, TOGGLE, WRITE, WRITE, WRITE, ZERO))

@@ -16,7 +16,7 @@ from replay.policies import REQUESTS
 from replay.strategies import registered
 from tests import reference
 from tests.bridge import differences, run_engine
-from tests.random_traces import cases, messy_case, random_case
+from tests.random_traces import cases, messy_case, random_case, wide_case
 
 NAMES = list(registered())
 
@@ -76,6 +76,17 @@ def test_agrees_on_messy_traces():
         for scenario in ("recorded", "saturated"):
             if scenario == "recorded" or trace.resolution != "write":
                 assert compare(trace, name, parameters, scenario, 3) == [], (number, name)
+
+
+def test_agrees_on_wide_guests():
+    """Where stretches of pages that are copied together go over many words, and are cut."""
+    rng = random.Random(5)
+    for number in range(60):
+        trace, parameters = wide_case(rng)
+        name = rng.choice(NAMES)
+        assert compare(trace, name, parameters, "recorded", 50) == [], (number, name)
+        if number % 6 == 0 and trace.resolution != "write":
+            assert compare(trace, name, parameters, "saturated", 50) == [], (number, name)
 
 
 def _forgets_a_harvested_page(self: Memory) -> int:

@@ -30,7 +30,7 @@ BYTES, BYTES_LIMIT, COPIES_LIMIT, BLOCK = range(16, 20)
 # fewer than COPIES_LIMIT pages have been copied. BLOCK: whose page was copied last.
 CTL_SIZE = 20
 
-#: Why `sweep` came back (the last only inside: a row of the word that is being copied).
+#: Why `sweep` came back (the last only inside: a row of pages that are about to be copied).
 DUE, SWEPT, NEED_DIRTY, NEED_FREE, NEED_ZERO, EPOCH_END, SPENT, IN_THE_WAY = range(8)
 
 FOREVER = np.iinfo(np.int64).max
@@ -38,12 +38,12 @@ FOREVER = np.iinfo(np.int64).max
 FULL_RATE = 100
 
 _ONE = np.uint64(1)
+_NONE = np.uint64(0)
 _SIX = np.uint64(6)
 _63 = np.uint64(63)
-#: So many rows ahead a line is fetched: enough to hide the way to memory.
-_AHEAD = np.uint64(64)
-#: No word: nothing is in the way.
-NOWHERE = np.uint64(1 << 63)
+#: So many rows ahead a line is fetched: enough to hide the way to memory. The lines of a guest of
+#: fewer words are in the processor's cache anyway.
+_AHEAD, _NEAR = np.uint64(64), 1 << 14
 # What a write sets and clears, as columns.
 _SETS = 1 << LOG | 1 << WRITTEN
 _CLEARS = 1 << SYNCED | 1 << CREDIT | 1 << ZERO
@@ -113,29 +113,27 @@ def _zero_run(state, hot, page, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _touches(page, count, word):  # type: ignore[no-untyped-def]
-    """Whether a run of pages has one of `word`."""
-    first, last = np.uint64(page) >> _SIX, np.uint64(page + count - 1) >> _SIX
-    return first <= word and word <= last
+def dirty_rows(state, hot, dt, dp, dc, row, bound, first, past):  # type: ignore[no-untyped-def]
+    """Apply dirty rows up to guest time `bound`, up to the first one that is in the way.
 
-
-@njit(cache=True, nogil=True, inline="always")
-def dirty_rows(state, hot, dt, dp, dc, row, bound, word):  # type: ignore[no-untyped-def]
-    """Apply dirty rows up to guest time `bound`, but none from the first on that touches `word`.
-
-    `hot` is empty where rows make no page hot. Returns the next row, and how many good copies the
-    rows outdated.
+    In the way is a row of pending pages among first..past-1, which are about to be copied, and any
+    run that has a page of them. `hot` is empty where rows make no page hot. Returns the next row,
+    and how many good copies the rows outdated.
     """
     outdated, at, end = 0, np.uint64(row), np.uint64(len(dt))
+    begin, span = np.uint64(first), np.uint64(past - first)
+    distant = len(state) > _NEAR
     while at < end and dt[at] <= bound:
-        fetch_ahead(state, np.uint64(dp[min(at + _AHEAD, end - _ONE)]) >> _SIX)
+        if distant:
+            fetch_ahead(state, np.uint64(dp[min(at + _AHEAD, end - _ONE)]) >> _SIX)
         page = np.uint64(dp[at])
         if dc[at] == 1:
-            if page >> _SIX == word:
+            word, bit = page >> _SIX, _ONE << (page & _63)
+            if page - begin < span and state[word, PENDING] & bit != _NONE:
                 break
-            outdated += write(state, page >> _SIX, _ONE << (page & _63))
+            outdated += write(state, word, bit)
         else:
-            if _touches(dp[at], np.int64(dc[at]), word):
+            if dp[at] < past and dp[at] + np.int64(dc[at]) > first:
                 break
             outdated += _write_run(state, dp[at], np.int64(dc[at]))
         if len(hot):
@@ -146,14 +144,14 @@ def dirty_rows(state, hot, dt, dp, dc, row, bound, word):  # type: ignore[no-unt
 
 @compiled
 def all_rows(  # type: ignore[no-untyped-def]
-    state, hot, ctl, guest, word, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+    state, hot, ctl, guest, first, past, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
     zt, zp, zc, z_more, epochs, late_epochs,
 ):  # fmt: skip
     """Apply all rows up to guest time `guest`, in the model's order at one instant.
 
-    Returns DUE or what is needed, and the time before which only dirty rows are ahead; IN_THE_WAY
-    at the first row that touches `word`. Epoch ends come before the dirty rows of their instant, or
-    with `late_epochs` after all of its rows.
+    Returns DUE or what is needed, and the time before which only dirty rows are ahead; IN_THE_WAY,
+    and its time, at the first row of pages among first..past-1. Epoch ends come before the dirty
+    rows of their instant, or with `late_epochs` after all of its rows.
     """
     d, f, z = ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[ZERO_ROW]
     te = epochs[ctl[EPOCH]] if ctl[EPOCH] < len(epochs) else FOREVER
@@ -171,21 +169,21 @@ def all_rows(  # type: ignore[no-untyped-def]
         tz = zt[z] if z < len(zt) else FOREVER
         plain = min(min(tf, tz), te)
         bound = min(min(guest, tf - 1), min(tz, te if late_epochs else te - 1))
-        d, gone = dirty_rows(state, heating, dt, dp, dc, d, bound, word)
+        d, gone = dirty_rows(state, heating, dt, dp, dc, d, bound, first, past)
         outdated += gone
         if d == len(dt) and d_more:
             status = NEED_DIRTY
             break
         td = dt[d] if d < len(dt) else FOREVER
         if td <= bound:
-            status = IN_THE_WAY
+            status, plain = IN_THE_WAY, td
             break
         upcoming = min(min(td, te), min(tf, tz))
         if upcoming > guest:
             break
         if tf == upcoming:
-            if _touches(fp[f], fc[f], word):
-                status = IN_THE_WAY
+            if fp[f] < past and fp[f] + fc[f] > first:
+                status, plain = IN_THE_WAY, upcoming
                 break
             outdated += _free_run(state, hot, fp[f], fc[f], ff[f])
             f += 1
@@ -193,8 +191,8 @@ def all_rows(  # type: ignore[no-untyped-def]
             status = EPOCH_END
             break
         else:
-            if _touches(zp[z], zc[z], word):
-                status = IN_THE_WAY
+            if zp[z] < past and zp[z] + zc[z] > first:
+                status, plain = IN_THE_WAY, upcoming
                 break
             _zero_run(state, hot, zp[z], zc[z])
             z += 1

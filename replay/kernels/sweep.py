@@ -1,8 +1,8 @@
 """The compiled inner loop: a trace's rows and the cursor's copies, in the order of the model.
 
-The pages of a word are copied together. Rows of other words and these copies do not see each
-other, so rows up to the last of the copies are applied first; only a row of the word itself stands
-in the way, and then its pages are copied one by one until the row's time has come.
+A stretch of pages is copied together. Rows of other pages and these copies do not see each other,
+so rows up to the last of the copies are applied first; only a row of a page of the stretch stands
+in the way, and then the stretch is cut short where the row's time has come.
 """
 
 # mypy: disable-error-code="call-arg,unused-ignore,var-annotated"
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from replay.kernels.bits import highest, lowest, popcount, run_mask
+from replay.kernels.bits import lowest, popcount, run_mask
 from replay.kernels.rows import (
     BLOCK,
     BYTES,
@@ -33,7 +33,6 @@ from replay.kernels.rows import (
     LINK_NS,
     LINK_REST,
     LOG,
-    NOWHERE,
     PENDING,
     RATE,
     REDUNDANT,
@@ -49,17 +48,23 @@ from replay.kernels.rows import (
     dirty_rows,
     write,
 )
+from replay.kernels.stretch import (
+    LONGEST,
+    NARROW,
+    SHORT,
+    SOON,
+    burnt_of,
+    cut,
+    gather,
+    later,
+    within,
+)
 from tracer.compiled import compiled
-
-#: Slots of the constants `link` (int64): ns and rest of ns for a page and a zero page.
-PAGE_NS, PAGE_REST, ZERO_NS, ZERO_REST, BANDWIDTH, PAGE_BYTES, ZERO_BYTES = range(7)
 
 _ONE = np.uint64(1)
 _NONE = np.uint64(0)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _SIX = np.uint64(6)
-#: Up to which ns a page, ns in all and bandwidth 64 copies are reckoned together in int64.
-_SHORT, _SOON, _NARROW = 1 << 40, 1 << 62, 1 << 56
 
 
 @compiled
@@ -74,6 +79,16 @@ def _last_from(firsts, page):  # type: ignore[no-untyped-def]
         else:
             high = middle
     return low - 1
+
+
+@compiled
+def last_before(guest, soon, h0, g0, rate):  # type: ignore[no-untyped-def]
+    """Return the last host time before `soon` at which it is not yet `guest` for the guest."""
+    if guest == FOREVER or rate == 0:
+        return soon - 1
+    if rate == FULL_RATE:
+        return min(soon - 1, h0 + (guest - g0) - 1)
+    return min(soon - 1, h0 + ((guest - g0) * FULL_RATE - 1) // rate)
 
 
 @compiled
@@ -121,19 +136,18 @@ def sweep(  # type: ignore[no-untyped-def]
     upcoming_watch = watch[watched] if watched < len(watch) else FOREVER
     size, most, block = ctl[BYTES], ctl[BYTES_LIMIT], ctl[BLOCK]
     copies = ctl[COPIES_LIMIT] - ctl[SENT] - ctl[ZERO_SENT]
-    # Before this host time the copies of one word are made together.
-    small = max(page_ns, zero_ns) <= _SHORT and bandwidth <= _NARROW
-    soon = min(until, _SOON) if small else -FOREVER
+    small = max(page_ns, zero_ns) <= SHORT and bandwidth <= NARROW
+    soon = min(until, SOON)  # before it all copies of a stretch are begun
     while True:
         # The guest first: everything up to the instant at which the link is free.
         now = min(tau, until)
         guest = g0 + (now - h0 if rate == FULL_RATE else (now - h0) * rate // FULL_RATE)
-        d, gone = dirty_rows(state, heating, dt, dp, dc, d, min(guest, plain - 1), NOWHERE)
+        d, gone = dirty_rows(state, heating, dt, dp, dc, d, min(guest, plain - 1), 0, 0)
         outdated += gone
         if guest >= plain or (d == len(dt) and d_more):
             ctl[DIRTY_ROW] = d
             status, plain = all_rows(
-                state, hot, ctl, guest, NOWHERE, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+                state, hot, ctl, guest, 0, 0, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                 zt, zp, zc, z_more, epochs, late_epochs,
             )  # fmt: skip
             d = ctl[DIRTY_ROW]
@@ -177,70 +191,72 @@ def sweep(  # type: ignore[no-untyped-def]
             block = _last_from(blocks[0], page)
             size += blocks[2, block]
         stop = min(stop, blocks[1, block])
-        if stop >> 6 == page >> 6:
-            todo &= ~(_ALL << np.uint64(stop & 63))
-        # Its word's pages together, where nothing can come between them.
-        burnt = _NONE
-        if burning:
-            burnt = hot[word] & ~state[word, FREE] & todo
-        zero = state[word, ZERO] & ~burnt & todo
+        # With it those after it, where nothing can come between them.
+        past, fulls, zeros = gather(state, hot, burning, page, stop)
         start, rest = tau, fraction  # of the last copy
-        if todo & (todo - _ONE) != _NONE:
-            number, last = popcount(todo) - 1, _ONE << np.uint64(highest(todo))
-            zeros = popcount(zero & ~last)
-            rest = fraction + (number - zeros) * page_rest + zeros * zero_rest
-            carry = np.int64(np.uint64(rest) // np.uint64(bandwidth))
-            start = tau + (number - zeros) * page_ns + zeros * zero_ns + carry
-            rest -= carry * bandwidth
-            together = (
-                start < soon
-                and number < copies
-                and size + number * max(page_bytes, zero_bytes) <= most
-            )
-            if together:
-                guest = g0 + (start - h0 if rate == FULL_RATE else (start - h0) * rate // FULL_RATE)
-                together = guest < te
-            if together:
-                bound = min(guest, plain - 1)
-                d, gone = dirty_rows(state, heating, dt, dp, dc, d, bound, word)
-                outdated += gone
-                status = IN_THE_WAY if d < len(dt) and dt[d] <= bound else DUE
-                if status == DUE and (guest >= plain or (d == len(dt) and d_more)):
-                    ctl[DIRTY_ROW] = d
-                    status, plain = all_rows(
-                        state, hot, ctl, guest, word, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
-                        zt, zp, zc, z_more, epochs, late_epochs,
-                    )  # fmt: skip
-                    d = ctl[DIRTY_ROW]
-                    if status not in (DUE, IN_THE_WAY):
-                        break
-                together = status == DUE
-            if not together:
-                todo &= ~todo + _ONE
-                burnt, zero = burnt & todo, zero & todo
-                start, rest = tau, fraction
-        if burnt:
-            outdated += write(state, word, burnt)
+        if fulls + zeros > 0:
+            most_now = copies if small else 1
+            if size + LONGEST * max(page_bytes, zero_bytes) > most:
+                most_now = min(most_now, 1 + (most - size) // max(page_bytes, zero_bytes))
+            latest = last_before(te, soon, h0, g0, rate)
+            if fulls + zeros < most_now:
+                start, rest = later(tau, fraction, fulls, zeros, link)
+            if fulls + zeros >= most_now or start > latest:
+                past, start, rest = cut(
+                    state, hot, burning, page, past, tau, fraction, link, latest, most_now
+                )
+        if start > tau:
+            guest = g0 + (start - h0 if rate == FULL_RATE else (start - h0) * rate // FULL_RATE)
+            bound = min(guest, plain - 1)
+            d, gone = dirty_rows(state, heating, dt, dp, dc, d, bound, page, past)
+            outdated += gone
+            status, when = DUE, FOREVER
+            if d < len(dt) and dt[d] <= bound:
+                status, when = IN_THE_WAY, dt[d]
+            elif guest >= plain or (d == len(dt) and d_more):
+                ctl[DIRTY_ROW] = d
+                status, plain = all_rows(
+                    state, hot, ctl, guest, page, past, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+                    zt, zp, zc, z_more, epochs, late_epochs,
+                )  # fmt: skip
+                d, when = ctl[DIRTY_ROW], plain
+                if status not in (DUE, IN_THE_WAY):
+                    break
+            if status == IN_THE_WAY:
+                plain = -FOREVER
+                latest = last_before(when, soon, h0, g0, rate)
+                past, start, rest = cut(
+                    state, hot, burning, page, past, tau, fraction, link, latest, LONGEST
+                )
         # The copies.
-        line = state[word]
-        full = todo & ~zero
-        known, unused = full & line[SYNCED], full & ~line[SYNCED] & line[FREE]
-        good = full & ~known & ~unused
-        redundant += popcount(known)
-        free_sent += popcount(unused)
-        line[PENDING] &= ~todo
-        line[CREDIT] |= good
-        line[SYNCED] |= todo
-        line[HELD] = (line[HELD] & ~zero) | full
-        if burnt:
-            outdated += write(state, word, burnt)
-        number, zeros = popcount(full), popcount(zero)
-        sent_pages += number
-        zero_pages += zeros
-        copies -= number + zeros
-        size += number * page_bytes + zeros * zero_bytes
-        cursor = np.int64(word << _SIX) + highest(todo) + 1
-        is_zero = zero >> np.uint64((cursor - 1) & 63) & _ONE != _NONE
+        is_zero = False
+        for at in range(page >> 6, ((past - 1) >> 6) + 1):
+            todo = state[at, PENDING] & within(at, page, past)
+            if todo == _NONE:
+                continue
+            burnt = burnt_of(state, hot, burning, at, todo)
+            zero = state[at, ZERO] & ~burnt & todo
+            if burnt:
+                outdated += write(state, np.uint64(at), burnt)
+            line = state[at]
+            full = todo & ~zero
+            known, unused = full & line[SYNCED], full & ~line[SYNCED] & line[FREE]
+            good = full & ~known & ~unused
+            redundant += popcount(known)
+            free_sent += popcount(unused)
+            line[PENDING] &= ~todo
+            line[CREDIT] |= good
+            line[SYNCED] |= todo
+            line[HELD] = (line[HELD] & ~zero) | full
+            if burnt:
+                outdated += write(state, np.uint64(at), burnt)
+            number, blank = popcount(full), popcount(zero)
+            sent_pages += number
+            zero_pages += blank
+            copies -= number + blank
+            size += number * page_bytes + blank * zero_bytes
+            is_zero = zero >> np.uint64((past - 1) & 63) & _ONE != _NONE
+        cursor = past
         tau = start + (zero_ns if is_zero else page_ns)
         fraction = rest + (zero_rest if is_zero else page_rest)
         if fraction >= bandwidth:
