@@ -176,11 +176,12 @@ def whole(guest: Guest, program: Path | None, parameters: Parameters, times: int
           f"{cores} cores")  # fmt: skip
 
 
-def growth(folder: Path, program: Path | None, most: int, times: int) -> None:
-    """The same guest for ever longer, in passes without end."""
-    parameters, rows = Parameters(downtime_limit_ns=0), 1_000_000
+def growth(folder: Path, program: Path | None, most: int, times: int, *, wider: bool) -> None:
+    """Ever longer traces: of a guest that grows with them, or of one guest in endless passes."""
+    rows = 1_000_000
+    parameters = Parameters() if wider else Parameters(downtime_limit_ns=0)
     while rows <= most:
-        guest = make(folder, 1, rows)
+        guest = make(folder, rows // 1_000_000 if wider else 1, rows)
         _, counts, _ = in_python(guest, parameters)
         work = rows + counts["pages_sent"]
         works = [lambda guest=guest: in_python(guest, parameters)[0]]
@@ -228,8 +229,10 @@ def main() -> None:
         process("replay", str(guest.trace), "-s", "precopy")  # compiled from here on
         kernel(guest, program, parameters, options.times)
         whole(guest, program, parameters, options.times)
-        print("\nGrowth: a guest of 1 GiB, ever longer")
-        growth(folder, program, int(options.growth), options.times)
+        print("\nGrowth: 1 GiB of guest for every million writes")
+        growth(folder, program, int(options.growth), options.times, wider=True)
+        print("\nGrowth: a guest of 1 GiB, in passes without end")
+        growth(folder, program, int(options.growth), options.times, wider=False)
         print("\nCompression of the dirty rows")
         compression(folder, options.gib, min(guest.rows, 10_000_000))
         begin = min(process("--help") for _ in range(options.times))
