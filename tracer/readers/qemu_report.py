@@ -23,7 +23,7 @@ from tracer.readers.report import ImportReport
 
 #: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
 _CLOCK_JUMP_US = 1_000_000
-#: A window of the sender (BUFFER_DELAY); it is counted in whole ms and may be one longer or shorter.
+#: A window of the sender (BUFFER_DELAY), counted in whole ms: it may be one longer or shorter.
 _WINDOW_US, _MS_US = 100_000, 1_000
 #: What wakes later than this was kept waiting by the host.
 _LATE_US = 1_500
