@@ -121,8 +121,6 @@ def measure(
     trace = recording.trace if source is None else source
     _alike(recording.trace, trace)
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
-    if source is None and recording.wake_ns is not None:
-        parameters = replace(parameters, wake_ns=recording.wake_ns)
     parameters = replace(parameters, **(line or {}))
     if parameters.auto_converge is not None:
         trace, load = _as_worked(trace)
@@ -302,8 +300,7 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
         lost = sum(lost for _, lost in parameters.stalls)
         yield (
             f"{name}: the host kept QEMU's sender waiting {len(parameters.stalls)} times, "
-            f"{lost / 1e9:.3g} s in all, and it woke {parameters.wake_ns / 1e6:.2g} ms late from "
-            "its other sleeps in the mean: taken as recorded"
+            f"{lost / 1e9:.3g} s in all: taken as recorded"
         )
     if not recording.parameters:
         yield f"{name}: its parameters were not recorded: QEMU's defaults, or what was passed"

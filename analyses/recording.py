@@ -109,11 +109,6 @@ class Recording:
             (stall["t_host_ns"], stall["lost_ns"]) for stall in self.recorded.get("stalls") or ()
         )
 
-    @property
-    def wake_ns(self) -> int | None:
-        """How late the sender woke for its next window in the mean, None where that is unknown."""
-        return self.recorded.get("wake_ns")
-
     def lacking(self) -> list[str]:
         """Return by name what the migration was run with and the model lacks."""
         found = [name for name in _LACKING if self.capabilities.get(name)]

@@ -236,20 +236,6 @@ def test_throttled_guest_time(tmp_path: Path) -> None:
     assert [sync["normal"] for sync in recorded["syncs"]] == [0, 1]
 
 
-def test_how_late_the_sender_woke(tmp_path: Path) -> None:
-    """Windows of 100.2 and 99.4 ms are its ordinary ones, 104 ms are a stall, a sync tells none."""
-    ends = (0, 100_200, 199_600, 303_600)
-    log = [(0, SYNC), (50, write(0))]
-    log += [(1000 + end, PENDING) for end in ends]
-    log += [(500_000, SYNC), (500_100, save(0)), (700_000, PENDING)]
-    recorded = (Trace.open(run(tmp_path, log).out).migration or {})["recorded"]
-    assert recorded["wake_ns"] == 0  # 200 us late and 600 us early
-    assert recorded["stalls"] == [{"t_host_ns": 200_600_000, "lost_ns": 4_000_000}]
-    log = [*log[:2], (1000, PENDING), (101_300, PENDING), *log[-3:-1]]
-    other = run(tmp_path, log, out="o.trace")
-    assert (Trace.open(other.out).migration or {})["recorded"]["wake_ns"] == 300_000
-
-
 def test_a_shortened_import_keeps_what_is_known(tmp_path: Path) -> None:
     where = folder(tmp_path / "in")
     report = import_qemu(where, out=tmp_path / "t.trace", until_ns=100 * US)

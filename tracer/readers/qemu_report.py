@@ -23,10 +23,8 @@ from tracer.readers.report import ImportReport
 
 #: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
 _CLOCK_JUMP_US = 1_000_000
-#: A window of the sender (BUFFER_DELAY), counted in whole ms: it may be one longer or shorter.
-_WINDOW_US, _MS_US = 100_000, 1_000
-#: What wakes later than this was kept waiting by the host.
-_LATE_US = 1_500
+#: A window of the sender (BUFFER_DELAY), and how much later than that it may wake.
+_WINDOW_US, _LATE_US = 100_000, 4_000
 
 
 @dataclass(frozen=True)
@@ -141,14 +139,12 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
 
     `recorded` holds what a comparison with a replay needs, in host ns since the first sync: the
     syncs with the dirty pages QEMU counted and the pages with content sent until the next one, the
-    throttle's steps, the stop, at most 200 polls, how late the sender woke from its sleeps in the
-    mean, and where the host kept it waiting for longer.
+    throttle's steps, the stop, at most 200 polls, and where the host kept the sender waiting.
     """
     answers, clock = outcome.answers, outcome.clock
     final = {key: value for key, value in answers.final.items() if key != "t"}
     if "ram" not in final and answers.ram:
         final["ram"] = dict(answers.ram)
-    wake, stalls = _wakes(outcome.log, clock.zero_us)
     recorded: dict[str, Any] = {
         "zero_host_us": clock.zero_us,
         "syncs": _syncs(outcome.log, clock.zero_us),
@@ -156,10 +152,8 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
             {"t_host_ns": (t - clock.zero_us) * 1000, "percent": p} for t, p in clock.throttles
         ],
         "polls": answers.thinned(clock.zero_us),
-        "stalls": stalls,
+        "stalls": _stalls(outcome.log, clock.zero_us),
     }
-    if wake is not None:
-        recorded["wake_ns"] = wake
     if clock.stop_us is not None:
         recorded["stop_host_ns"] = (clock.stop_us - clock.zero_us) * 1000
     return {
@@ -190,27 +184,23 @@ def _syncs(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
     return syncs
 
 
-def _wakes(log: QemuLog, zero_us: int) -> tuple[int | None, list[dict[str, int]]]:
-    """Return how many ns after its window's end the sender went on, and where it was much later.
+def _stalls(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
+    """Return how much later than its window's end the sender went on, where it was much later.
 
     It looks at what is pending at least once a window. Where a sync lies between two looks it may
-    have waited for the vCPUs, which is no stall. The first is a mean, None without such windows.
+    have waited for the vCPUs, which is no stall.
     """
     stalls: list[dict[str, int]] = []
-    usual = windows = 0
     before: int | None = None
     for events in log.chunks():
         kind = events["kind"]
         chosen = np.flatnonzero((kind == PENDING) | (kind == SYNC_START))
         for what, t in zip(kind[chosen].tolist(), events["t"][chosen].tolist(), strict=True):
-            if what == PENDING and before is not None and before >= zero_us:
-                late = t - before - _WINDOW_US
-                if late > _LATE_US:
-                    stalls.append({"t_host_ns": (before - zero_us) * 1000, "lost_ns": late * 1000})
-                elif late >= -_MS_US:
-                    usual, windows = usual + late, windows + 1
+            late = 0 if before is None else t - before - _WINDOW_US
+            if what == PENDING and late > _LATE_US and before is not None and before >= zero_us:
+                stalls.append({"t_host_ns": (before - zero_us) * 1000, "lost_ns": late * 1000})
             before = t if what == PENDING else None
-    return (max(usual * 1000 // windows, 0) if windows else None), stalls
+    return stalls
 
 
 def report_on(outcome: Outcome, out: Path, meta: Meta, notes: tuple[str, ...]) -> ImportReport:
