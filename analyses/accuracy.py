@@ -18,6 +18,7 @@ from replay.pacing import at_work, load_of
 from replay.parameters import Parameters
 from replay.profiles import Moment, Outcome, profile
 from replay.result import Scenario
+from replay.rewrites import in_words
 from replay.scenarios import Readings, scenarios
 from replay.strategies import strategy
 from tracer.errors import UsageError
@@ -192,7 +193,7 @@ def _foretell(recording: Recording, readings: Readings, scenario: Scenario) -> t
 def _about_readings(name: str, readings: Readings, outlasted: list[str]) -> Iterator[str]:
     trace = readings.trace
     if "expected" in scenarios(trace):
-        yield f"{name}: hidden writes of {trace.name} drawn, {readings.rewrites.fit.in_words()}"
+        yield f"{name}: hidden writes of {trace.name} drawn, {in_words(readings.rewrites.fits)}"
     for scenario in outlasted:
         how = "as its working set was" if scenario in ("expected", "exact") else "by its repetition"
         yield f"{name}: the replay ({scenario}) outlasts the trace {trace.name}: continued {how}"

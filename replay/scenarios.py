@@ -9,7 +9,7 @@ from functools import cached_property
 from replay.contained import contained_reports
 from replay.parameters import Parameters
 from replay.result import Scenario
-from replay.rewrites import Rewrites
+from replay.rewrites import Rewrites, in_words
 from tracer.trace import Trace
 
 #: A trace is repeated or continued at most to so many times its length.
@@ -98,7 +98,7 @@ class Readings:
                 f"is continued as its working set was (drawn, seed {seed}); nothing is freed there"
             )
         if scenario == "expected" or continued:
-            yield self.rewrites.fit.in_words()
+            yield in_words(self.rewrites.fits)
 
     def _continues(self, scenario: Scenario) -> bool:
         return self._parameters.at_end == "continue" and scenario in ("expected", "exact")

@@ -6,6 +6,7 @@ with the rest drawn, seeded: `fit.py` says what is known of each page, `draw.py`
 """
 
 from replay.rewrites.draw import Rewrites
+from replay.rewrites.fit import in_words
 from replay.rewrites.sightings import Sightings, sightings
 
-__all__ = ["Rewrites", "Sightings", "sightings"]
+__all__ = ["Rewrites", "Sightings", "in_words", "sightings"]

@@ -41,8 +41,8 @@ class Rewrites:
         self._aside = np.empty(0, np.int64) if aside is None else aside
 
     @property
-    def fit(self) -> Fit:
-        """The working-set model, fitted to the trace."""
+    def fits(self) -> tuple[Fit, ...]:
+        """The working-set model, fitted to the trace, one for each of `_classes`."""
         return self._fitted[1]
 
     @cached_property
@@ -77,24 +77,42 @@ class Rewrites:
     # -- the fit ------------------------------------------------------------------------------
 
     @cached_property
-    def _fitted(self) -> tuple[Sightings, Fit]:
-        """The sightings and the fit; of an `epoch` trace the one drawn from the other by turns."""
-        meta, seen = self._trace.meta, self._recorded
-        if meta.resolution != "epoch":
-            return seen, fit(seen, meta.pages, self._seed)
+    def _classes(self) -> list[Flags]:
+        """The pages, bool[pages], of each class; none is of two.
+
+        Pages that were zero at the start are one: they had not been written for long, if ever, so
+        that what is seen of the others says nothing of them.
+        """
+        fresh = np.zeros(self._trace.meta.pages, np.bool_)
+        t, page = one_page_each(self._trace, "zero")
+        fresh[page[t <= 0]] = True
+        return [pages for pages in (~fresh, fresh) if pages.any()]
+
+    @cached_property
+    def _fitted(self) -> tuple[Sightings, tuple[Fit, ...]]:
+        """The sightings and the fits; of an `epoch` trace the one drawn from the other by turns."""
+        seen = self._recorded
+        if self._trace.meta.resolution != "epoch":
+            return seen, self._fit(seen)
         rng, length = self._rng(4), seen.closes - seen.begins
         drawn = seen.begins + 1 + (rng.random(len(seen.t)) * (length - 1)).astype(np.int64)
         for _ in range(_TURNS):
             seen = seen.at(np.minimum(drawn, seen.closes - 1))
-            model = fit(seen, meta.pages, self._seed)
+            models = self._fit(seen)
             known = evidence(seen)
-            mean = np.exp2(self._choice(model, known, rng)[1] / OCTAVE)
+            mean = np.exp2(self._choice(models, known, rng)[1] / OCTAVE)
             mean = np.repeat(mean, np.diff(known.first) - 1)
             # The first of writes at random, given that there was one.
             some = -np.expm1(-length / mean)
             wait = -np.log1p(-rng.random(len(mean)) * some) * mean
             drawn = seen.begins + 1 + wait.astype(np.int64)
-        return seen, model
+        return seen, models
+
+    def _fit(self, seen: Sightings) -> tuple[Fit, ...]:
+        return tuple(
+            fit(seen.only(pages[seen.page]), int(pages.sum()), self._seed)
+            for pages in self._classes
+        )
 
     @cached_property
     def _recorded(self) -> Sightings:
@@ -122,25 +140,33 @@ class Rewrites:
     @cached_property
     def _cells(self) -> tuple[Int64s, Int64s]:
         """Family and mean of each page that was seen."""
-        return self._choice(self.fit, self._known, self._rng(0))
+        return self._choice(self.fits, self._known, self._rng(0))
 
-    @staticmethod
-    def _choice(model: Fit, known: Evidence, rng: np.random.Generator) -> tuple[Int64s, Int64s]:
-        cell = choose_cells(
-            known.first, known.age, known.wait, known.seen, model.family, model.mean,
-            model.share, *tables(), rng.random(len(known.page)),
-        )  # fmt: skip
-        return model.family[cell], model.mean[cell]
+    def _choice(
+        self, models: tuple[Fit, ...], known: Evidence, rng: np.random.Generator
+    ) -> tuple[Int64s, Int64s]:
+        uniform = rng.random(len(known.page))
+        family, mean = np.empty_like(known.page), np.empty_like(known.page)
+        for pages, model in zip(self._classes, models, strict=True):
+            chosen = np.flatnonzero(pages[known.page])
+            cell = choose_cells(
+                chosen, known.first, known.age, known.wait, known.seen, model.family, model.mean,
+                model.share, *tables(), uniform[chosen],
+            )  # fmt: skip
+            family[chosen], mean[chosen] = model.family[cell], model.mean[cell]
+        return family, mean
 
     @cached_property
     def _all_cells(self) -> tuple[Int64s, Int64s]:
         """Family and mean of every page of the guest."""
-        model = self.fit
-        row = unseen(self._seen, model.family, model.mean)
-        likely = model.share * np.exp(row - row.max())
-        uniform = self._rng(3).random(self._trace.meta.pages) * likely.sum()
-        cell = np.minimum(np.searchsorted(np.cumsum(likely), uniform), len(row) - 1)
-        family, mean = model.family[cell], model.mean[cell]
+        uniform = self._rng(3).random(self._trace.meta.pages)
+        family, mean = np.empty(len(uniform), np.int64), np.empty(len(uniform), np.int64)
+        for pages, model in zip(self._classes, self.fits, strict=True):
+            row = unseen(self._seen, model.family, model.mean)
+            likely = np.cumsum(model.share * np.exp(row - row.max()))
+            cell = np.searchsorted(likely, uniform[pages] * likely[-1])
+            cell = np.minimum(cell, len(row) - 1)
+            family[pages], mean[pages] = model.family[cell], model.mean[cell]
         family[self._known.page], mean[self._known.page] = self._cells
         return family, mean
 

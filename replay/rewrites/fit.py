@@ -8,6 +8,7 @@ again after an epoch begins, and which are not. A page's own cell then follows b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -75,32 +76,35 @@ class Fit:
     pages: int
     end: int
 
-    def in_words(self) -> str:
-        """Say which pages are rewritten, how regularly and how soon."""
-        mean = np.exp2(self.mean / OCTAVE)
-        often = mean < self.end
-        written = float(self.share[often].sum())
-        if not written:
-            return f"its fit: no page is rewritten ({self.returns} returns seen)"
-        ways: dict[str, float] = {}
-        for number, share in zip(self.family[often], self.share[often], strict=True):
-            name = FAMILIES[number].name
-            ways[name] = ways.get(name, 0.0) + float(share)
-        told = ", ".join(
-            f"{100 * share / written:.0f} % {name}"
-            for name, share in sorted(ways.items(), key=lambda way: -way[1])
-        )
-        order = np.argsort(mean[often])
-        below = np.cumsum(self.share[often][order]) / written
-        quarter, half, rest = (
-            mean[often][order][np.searchsorted(below, part - 1e-9)] / 1e9
-            for part in (0.25, 0.5, 0.75)
-        )
-        return (
-            f"its fit: {self.pages * written:,.0f} pages are rewritten, {told}; a quarter of them "
-            f"every {quarter:.3g} s or sooner, half {half:.3g} s, three quarters {rest:.3g} s "
-            f"({self.returns:,} returns seen)"
-        )
+
+def in_words(fits: Sequence[Fit]) -> str:
+    """Say which pages are rewritten, how regularly and how soon; fits: of each class of pages."""
+    mean = np.exp2(np.concatenate([one.mean for one in fits]) / OCTAVE)
+    often = mean < max(one.end for one in fits)
+    pages = np.concatenate([one.share * one.pages for one in fits])[often]
+    family = np.concatenate([one.family for one in fits])[often]
+    returns, mean = sum(one.returns for one in fits), mean[often]
+    written = float(pages.sum())
+    if not written:
+        return f"its fit: no page is rewritten ({returns} returns seen)"
+    ways: dict[str, float] = {}
+    for number, share in zip(family, pages, strict=True):
+        name = FAMILIES[number].name
+        ways[name] = ways.get(name, 0.0) + float(share)
+    told = ", ".join(
+        f"{100 * share / written:.0f} % {name}"
+        for name, share in sorted(ways.items(), key=lambda way: -way[1])
+    )
+    order = np.argsort(mean)
+    below = np.cumsum(pages[order]) / written
+    quarter, half, rest = (
+        mean[order][np.searchsorted(below, part - 1e-9)] / 1e9 for part in (0.25, 0.5, 0.75)
+    )
+    return (
+        f"its fit: {written:,.0f} pages are rewritten, {told}; a quarter of them "
+        f"every {quarter:.3g} s or sooner, half {half:.3g} s, three quarters {rest:.3g} s "
+        f"({returns:,} returns seen)"
+    )
 
 
 def bins(ns: Int64s) -> npt.NDArray[np.int16]:

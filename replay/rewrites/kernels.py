@@ -76,15 +76,16 @@ def cell_of(row, share, uniform):
 
 
 @compiled
-def choose_cells(first, age, wait, seen, family, mean, share, density, silence, uniform):
-    """Return int64[pages], a cell for each page."""
-    cells = np.empty(len(first) - 1, np.int64)
+def choose_cells(chosen, first, age, wait, seen, family, mean, share, density, silence, uniform):
+    """Return int64[len(chosen)], a cell for each of the chosen pages (indexes into `first`)."""
+    cells = np.empty(len(chosen), np.int64)
     row = np.empty(len(family))
-    for page in range(len(cells)):
+    for number in range(len(chosen)):
+        page = chosen[number]
         page_likelihoods(
             first[page], first[page + 1], age, wait, seen, family, mean, density, silence, row
         )
-        cells[page] = cell_of(row, share, uniform[page])
+        cells[number] = cell_of(row, share, uniform[number])
     return cells
 
 

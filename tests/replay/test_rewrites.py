@@ -110,19 +110,19 @@ def test_a_family_is_what_it_says(family):
 
 @pytest.mark.parametrize("wanted", [0.1, 0.7, 3.0])
 def test_the_rate_of_one_working_set_is_found(wanted):
-    model = Rewrites(hidden(*poisson(np.full(PAGES, wanted)))).fit
+    model = Rewrites(hidden(*poisson(np.full(PAGES, wanted)))).fits[0]
     assert rate(model) == pytest.approx(wanted, rel=0.15)
 
 
 def test_two_working_sets_are_told_apart():
     rates = np.where(np.arange(PAGES) < 128, 3.0, 0.02)
-    model = Rewrites(hidden(*poisson(rates))).fit
+    model = Rewrites(hidden(*poisson(rates))).fits[0]
     hot = np.exp2(model.mean / OCTAVE) < 2 * SECOND
     assert model.share[hot].sum() == pytest.approx(0.25, abs=0.05)
 
 
 def test_a_period_is_found():
-    model = Rewrites(hidden(*periodic(4.0))).fit
+    model = Rewrites(hidden(*periodic(4.0))).fits[0]
     best = int(np.argmax(model.share))
     assert FAMILIES[model.family[best]].name == "regularly"
     assert np.exp2(model.mean[best] / OCTAVE) / SECOND == pytest.approx(4.0, rel=0.12)
