@@ -1,9 +1,9 @@
 """The working-set model, fitted: which pages are rewritten how often and how regularly.
 
 Every page is a renewal process of one of the families, with a mean interval of its own. How common
-each pair (a cell: family, mean) is among the guest's pages is found by maximum likelihood
-(expectation maximisation over a fixed grid of cells, Laird 1978), from how soon pages are seen
-again after an epoch begins, and which are not. A page's own cell then follows by Bayes' rule.
+each pair (a cell: family, mean) is among the guest's pages is found by maximum likelihood over a
+fixed grid of cells (Laird 1978; `shares.py`), from how soon pages are seen again after an epoch
+begins, and which are not. A page's own cell then follows by Bayes' rule.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from replay.rewrites.families import FAMILIES
-from replay.rewrites.kernels import A_BINS, LOWEST, OCTAVE, X_BINS, likelihoods
+from replay.rewrites.kernels import A_BINS, FINE, LOWEST, OCTAVE, X_BINS, likelihoods
+from replay.rewrites.shares import likeliest
 from replay.rewrites.sightings import Sightings
 from tracer.rows import Int64s
 
@@ -31,12 +32,9 @@ _BEYOND = 8
 _LEAST = np.log(1e-6)
 #: The shares are fitted to so many pages at most, a seeded sample of those that were seen.
 _SAMPLE = 1 << 14
-_ROUNDS = 200
-#: The fit ends when a round adds less to a page's likelihood (natural logarithm) than this.
-_SETTLED = 1e-8
-#: Before all evidence so many pages are never written for one that is, and writing at random is so
-#: many times as common as any other way.
-_NEVER, _AT_RANDOM = 100.0, 10.0
+#: A page is taken for a regular writer only if that is likelier by this (a logarithm): what is seen
+#: once in a recording may also be one of many that are rarely written.
+_DOUBT = 0.1
 _ODD, _MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 #: Cells of a smaller share are not worth carrying on.
 _NEGLIGIBLE = 1e-6
@@ -48,8 +46,8 @@ class Evidence:
 
     first: int64[pages seen + 1], where a page's entries begin. page: int64, the pages seen. age:
     int16, bin of the time from the last seen write to its epoch's end, -1 where nothing is known.
-    wait: int16, bin of the time from there to the next seen write, or to the recording's end.
-    seen: bool, whether a write ended the wait.
+    wait: int16, FINE times the bin of the time from there to the next seen write, or to the
+    recording's end. seen: bool, whether a write ended the wait.
     """
 
     page: Int64s
@@ -107,6 +105,13 @@ def in_words(fits: Sequence[Fit]) -> str:
     )
 
 
+def fine_bins(ns: Int64s) -> npt.NDArray[np.int16]:
+    """Return FINE times the logarithmic bins of times (ns), int16."""
+    fine = np.log2(np.maximum(ns, 1)) * (OCTAVE * FINE)
+    found: npt.NDArray[np.int16] = np.floor(fine).astype(np.int16)
+    return found
+
+
 def bins(ns: Int64s) -> npt.NDArray[np.int16]:
     """Return the logarithmic bins of times (ns), int16."""
     found: npt.NDArray[np.int16] = np.floor(np.log2(np.maximum(ns, 1)) * OCTAVE).astype(np.int16)
@@ -117,18 +122,19 @@ def bins(ns: Int64s) -> npt.NDArray[np.int16]:
 def tables() -> tuple[Floats32, Floats32]:
     """Return logarithms, float32[family, age, wait]: density at a wait (per mean), and no write.
 
-    Bins are relative to the mean interval, from LOWEST up; the last age is "nothing known".
+    Bins are relative to the mean interval, from LOWEST up; the last age is "nothing known". The
+    density is that inside a bin; the chance of no write is that up to where a bin begins, and there
+    is one more of it.
     """
     ages = np.exp2((np.arange(A_BINS) + LOWEST + 0.5) / OCTAVE)
     edges = np.exp2((np.arange(X_BINS + 1) + LOWEST) / OCTAVE)
     density = np.empty((len(FAMILIES), A_BINS + 1, X_BINS), np.float32)
-    silence = np.empty_like(density)
+    silence = np.empty((len(FAMILIES), A_BINS + 1, X_BINS + 1), np.float32)
     for number, family in enumerate(FAMILIES):
         left = np.vstack([family.waits(ages, edges), family.waits_at_rest(edges)])
         inside = np.maximum(left[:, :-1] - left[:, 1:], 0) / np.diff(edges)
         density[number] = np.maximum(np.log(np.maximum(inside, 1e-300)), _LEAST)
-        middles = np.sqrt(np.maximum(left[:, :-1] * left[:, 1:], 1e-300))
-        silence[number] = np.maximum(np.log(middles), _LEAST)
+        silence[number] = np.maximum(np.log(np.maximum(left, 1e-300)), _LEAST)
     return density, silence
 
 
@@ -144,17 +150,16 @@ def evidence(seen: Sightings) -> Evidence:
     until[at], ended[at] = seen.t, True
     age[at + 1], since[at + 1] = seen.closes - seen.t, seen.closes
     binned = np.where(age >= 0, bins(age), -1).astype(np.int16)
-    return Evidence(seen.page[begin[:-1]], begin + np.arange(pages + 1), binned,
-                    bins(until - since), ended)  # fmt: skip
+    wait = fine_bins(until - since)
+    # How long a page waited for its write is told apart no finer than by bins.
+    wait = np.where(ended, wait // FINE * FINE + FINE // 2, wait).astype(np.int16)
+    return Evidence(seen.page[begin[:-1]], begin + np.arange(pages + 1), binned, wait, ended)
 
 
 def fit(seen: Sightings, pages: int, seed: int = 0) -> Fit:
     """Fit the model to what was seen of a guest of so many pages."""
     known = evidence(seen)
     family, mean = _grid(seen.end)
-    share = np.where(family == 0, _AT_RANDOM, 1.0)
-    share[np.flatnonzero(family == 0)[-1]] = _NEVER * share.sum()
-    share /= share.sum()
     chosen, times = _alike(known)
     if len(chosen) > _SAMPLE:
         rng = np.random.Generator(np.random.PCG64(seed))
@@ -165,41 +170,17 @@ def fit(seen: Sightings, pages: int, seed: int = 0) -> Fit:
                 rows[:-1])  # fmt: skip
     rows[-1] = unseen(seen, family, mean)
     weight = np.append(times, pages - len(known.page))
+    rows -= np.where(family == 0, 0.0, _DOUBT)
     peak = rows.max(axis=1)
     rows = np.exp(rows - peak[:, None])
-    share = _likeliest(rows, weight / weight.sum(), share)
+    share = likeliest(rows, weight / weight.sum())
     total = float((weight * (np.log(rows @ share) + peak)).sum())
     kept = share > _NEGLIGIBLE
-    family, mean, share = family[kept], mean[kept], share[kept] / share[kept].sum()
+    family, mean, share = family[kept], mean[kept], share[kept]
+    share = share * np.where(family == 0, 1.0, np.exp(-_DOUBT))
+    share /= share.sum()
     ends = known.wait[known.seen & (known.age >= 0)]
     return Fit(family, mean, share, total, len(ends), pages, seen.end)
-
-
-def _likeliest(rows: Floats, weight: Floats, share: Floats) -> Floats:
-    """Return the shares that make the rows likeliest: expectation maximisation, accelerated.
-
-    rows: float64[rows, cells], likelihoods. The steps are squared extrapolations of two plain ones
-    (SQUAREM, Varadhan and Roland 2008), taken back where they lose likelihood.
-    """
-
-    def step(share: Floats) -> tuple[Floats, float]:
-        likely = rows @ share
-        found: Floats = share * ((weight / likely) @ rows)
-        return found, float(weight @ np.log(likely))
-
-    before = -np.inf
-    for _ in range(_ROUNDS):
-        once, now = step(share)
-        twice, _ = step(once)
-        turn, bend = once - share, twice - 2 * once + share
-        if now - before < _SETTLED or not bend.any():
-            return twice
-        before = now
-        length = max(np.sqrt(float(turn @ turn) / float(bend @ bend)), 1.0)
-        ahead = np.maximum(share + 2 * length * turn + length**2 * bend, twice * 1e-2)
-        ahead, gained = step(ahead / ahead.sum())
-        share = ahead if gained >= now else twice
-    return share
 
 
 def _alike(known: Evidence) -> tuple[Int64s, Floats]:
@@ -223,7 +204,7 @@ def unseen(seen: Sightings, family: Int64s, mean: Int64s) -> Floats:
         np.zeros(1, np.int64),
         np.array([0, 1]),
         np.full(1, -1, np.int16),
-        bins(np.array([seen.end])),
+        fine_bins(np.array([seen.end])),
         np.zeros(1, np.bool_),
     )
     row = np.empty((1, len(family)))

@@ -10,6 +10,8 @@ from tracer.compiled import compiled
 
 #: Times are told apart by an eighth of an octave.
 OCTAVE = 8
+#: Waits are kept so much finer: many pages have the same silence, to the recording's end.
+FINE = 32
 #: The lowest bin of a table, relative to the mean interval, and how many there are.
 LOWEST = -10 * OCTAVE
 A_BINS = 18 * OCTAVE
@@ -40,12 +42,14 @@ def page_likelihoods(start, stop, age, wait, seen, family, mean, density, silenc
         total = 0.0
         for i in range(start, stop):
             a = A_BINS if age[i] < 0 else _bin(age[i] - m, LOWEST, A_BINS)
-            x = _bin(wait[i] - m, LOWEST, X_BINS)
+            ahead = wait[i] - m * FINE
+            x = _bin(ahead // FINE, LOWEST, X_BINS)
             if seen[i]:
                 # The density is per mean interval: make it one per unit of the wait's logarithm.
-                total += density[f, a, x] + (wait[i] - m) * ln_octave
+                total += density[f, a, x] + ahead * ln_octave / FINE
             else:
-                total += silence[f, a, x]
+                part = ahead % FINE / FINE
+                total += (1 - part) * silence[f, a, x] + part * silence[f, a, x + 1]
         row[cell] = total
 
 
