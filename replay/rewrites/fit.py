@@ -26,15 +26,16 @@ Floats32 = npt.NDArray[np.float32]
 
 #: The cells of a family are for mean intervals (ns) from this one up ...
 _SHORTEST_NS = 1 << 22
-#: ... to so many octaves beyond the recording: pages that are practically never written.
-_BEYOND = 8
+#: ... to so many octaves beyond the recording, as far as the tables go: the longest is of pages
+#: that are never written.
+_BEYOND, _NEVER = 10, 61 * OCTAVE
 #: One surprise says no more against a cell than this (natural logarithms).
 _LEAST = np.log(1e-6)
 #: The shares are fitted to so many pages at most, a seeded sample of those that were seen.
 _SAMPLE = 1 << 14
 #: A page is taken for a regular writer only if that is likelier by this (a logarithm): what is seen
 #: once in a recording may also be one of many that are rarely written.
-_DOUBT = 0.1
+_DOUBT = 0.003
 _ODD, _MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 #: Cells of a smaller share are not worth carrying on.
 _NEGLIGIBLE = 1e-6
@@ -176,6 +177,7 @@ def fit(seen: Sightings, pages: int, seed: int = 0) -> Fit:
     share = likeliest(rows, weight / weight.sum())
     total = float((weight * (np.log(rows @ share) + peak)).sum())
     kept = share > _NEGLIGIBLE
+    mean = np.where(mean == mean.max(), _NEVER, mean)
     family, mean, share = family[kept], mean[kept], share[kept]
     share = share * np.where(family == 0, 1.0, np.exp(-_DOUBT))
     share /= share.sum()

@@ -1,9 +1,10 @@
-"""The shares of a mixture that make what was seen likeliest, to the optimum.
+"""The shares of a mixture that make what was seen likeliest.
 
-Steps of expectation maximisation alone stop far from it where rarely written pages are hard to tell
-from pages that are never written. The problem is convex, so each step here goes to the optimum of
-its quadratic model under shares of at least 0 (mix-SQP: Kim, Carbonetto, Stephens and Anitescu,
-J. Comput. Graph. Stat. 2020), found by active sets (Lawson and Hanson 1974).
+A short recording leaves much open: pages that are rarely written look like pages that are never
+written, a sweep that was seen once may come again at any time. Steps of expectation maximisation
+stop far from the optimum there, and many optima are as likely as each other. So the optimum is
+found by Newton's method, and a weak prior that no way to write is impossible (a logarithmic
+barrier) takes the middle of those that are alike.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-#: Plain steps before the first quadratic one, and at most so many of the latter.
+#: What all cells together weigh a priori, beside the pages, which weigh 1.
+_PRIOR = 1e-4
+#: Plain steps before the first of Newton's, and at most so many of the latter.
 _WARM_UP, _STEPS = 20, 200
-#: The fit ends when it can gain no more than this in a page's likelihood (natural logarithm).
-_SETTLED = 1e-8
-#: A share shrinks to no less than this part of itself in one step: a row may need it yet.
-_SHRINK = 1e-2
-#: What makes the quadratic model definite, and how far a step is cut before it is given up.
-_RIDGE, _SHORTEST = 1e-9, 1e-4
+#: The fit ends when a step promises less than this in a page's likelihood (natural logarithm).
+_SETTLED = 1e-10
+#: How far towards a share of 0 a step may go, and when a step is too short to go on.
+_NEARLY, _SHORTEST = 0.99, 1e-8
 
 
 def likeliest(rows: Floats, weight: Floats) -> Floats:
@@ -29,64 +30,31 @@ def likeliest(rows: Floats, weight: Floats) -> Floats:
     rows: float64[rows, cells], likelihoods >= 0, each row with one > 0. weight: float64[rows], sums
     to 1.
     """
-    share = np.full(rows.shape[1], 1 / rows.shape[1])
-    for _ in range(_WARM_UP):
-        share = share * _gain(rows, weight, share)
-    for _ in range(_STEPS):
-        gain = _gain(rows, weight, share)
-        if gain.max() - 1 < _SETTLED:
-            break
-        scaled = rows * (np.sqrt(weight) / (rows @ share))[:, None]
-        bend = scaled.T @ scaled
-        bend[np.diag_indices_from(bend)] += _RIDGE * np.trace(bend) / len(bend)
-        best = _nonnegative(bend, bend @ share + gain - 1)
-        turn = np.maximum(best, _SHRINK * share) - share
-        share = _searched(rows, weight, share, turn, float((1 - gain) @ turn))
-    total: Floats = share / share.sum()
-    return total
-
-
-def _gain(rows: Floats, weight: Floats, share: Floats) -> Floats:
-    """Return by how much a plain step (expectation maximisation) multiplies each share."""
-    gain: Floats = (weight / (rows @ share)) @ rows
-    return gain
-
-
-def _searched(rows: Floats, weight: Floats, share: Floats, turn: Floats, slope: float) -> Floats:
-    """Go along `turn` as far as that makes the rows likelier, or make a plain step."""
+    cells = rows.shape[1]
+    prior = _PRIOR / cells
 
     def cost(share: Floats) -> float:
-        return float(share.sum() - weight @ np.log(rows @ share))
+        likely = rows @ share
+        return float(share.sum() - weight @ np.log(likely) - prior * np.log(share).sum())
 
-    before, far = cost(share), 1.0
-    while slope < 0 and far > _SHORTEST:
-        ahead = share + far * turn
-        if cost(ahead) <= before + 1e-4 * far * slope:
-            return ahead
-        far /= 2
-    return share * _gain(rows, weight, share)
-
-
-def _nonnegative(bend: Floats, pull: Floats) -> Floats:
-    """Return the y >= 0 that minimises y'By / 2 - p'y; bend: definite."""
-    found, free = np.zeros(len(pull)), np.zeros(len(pull), np.bool_)
-    for _ in range(3 * len(pull)):
-        left = np.where(free, -np.inf, pull - bend @ found)
-        best = int(np.argmax(left))
-        if left[best] <= _SETTLED / 10:
+    share = np.full(cells, 1 / cells)
+    for _ in range(_WARM_UP):
+        share = share * ((weight / (rows @ share)) @ rows) + prior
+    before = cost(share)
+    for _ in range(_STEPS):
+        likely = rows @ share
+        slope = 1 - (weight / likely) @ rows - prior / share
+        scaled = rows * (np.sqrt(weight) / likely)[:, None]
+        bend = scaled.T @ scaled + np.diag(prior / share**2)
+        turn = -np.linalg.solve(bend, slope)
+        promised = float(slope @ turn)
+        if -promised < _SETTLED:
             break
-        free[best] = True
-        while free.any():
-            at = np.flatnonzero(free)
-            wanted = np.linalg.solve(bend[np.ix_(at, at)], pull[at])
-            low = wanted <= 0
-            if not low.any():
-                found[at] = wanted
-                break
-            here = found[at]
-            far = (here[low] / (here[low] - wanted[low])).min()
-            found[at] = here + far * (wanted - here)
-            # The one that stopped the step leaves, whatever rounding made of it.
-            free[at[low & (found[at] <= 1e-15)]] = False
-            found[~free] = 0
-    return found
+        down = turn < 0
+        far = min(1.0, _NEARLY * float((share[down] / -turn[down]).min())) if down.any() else 1.0
+        while far > _SHORTEST and cost(share + far * turn) > before + 1e-4 * far * promised:
+            far /= 2
+        share = share + far * turn
+        before = cost(share)
+    total: Floats = share / share.sum()
+    return total

@@ -91,7 +91,8 @@ def test_one_migration_foretells_another(name, source, within):
     rows = {row.quantity: row for row in found.rows if row.scenario == "expected"}
     for quantity in ("normal_pages", "zero_pages", "wire_bytes", "total_ns"):
         assert rows[quantity].within(within), rows[quantity]
-    assert rows["syncs"].predicted == rows["syncs"].real
+    # Whether the last sync finds just too much hangs on a few pages of another run.
+    assert abs(rows["syncs"].predicted - rows["syncs"].real) <= 1
 
 
 def test_another_guest_foretells_nothing():

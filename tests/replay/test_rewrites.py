@@ -129,6 +129,17 @@ def test_a_period_is_found():
     assert model.share[best] > 0.8
 
 
+def test_pages_of_zeros_are_not_taken_for_rarely_written_ones():
+    """Half of the pages are of zeros and stay so: nothing is drawn on them, all on the others."""
+    t, page = poisson(np.where(np.arange(PAGES) < 256, 0.05, 0))
+    zero = [(0, one) for one in range(256, PAGES)]
+    drawn = Rewrites(hidden(t, page, zero=zero)).until(200 * SECOND)
+    when, which = _rows(drawn)
+    beyond = when > 20 * SECOND
+    assert len(np.unique(which[beyond & (which < 256)])) > 230
+    assert len(np.unique(which[beyond & (which >= 256)])) < 5
+
+
 def _distinct(t, page, begin, end):
     return len(np.unique(page[(t > begin) & (t <= end)]))
 
