@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from tracer.errors import TraceError
-from tracer.readers.qemu import find_log
-from tracer.readers.qemu_lines import PENDING, SAVE, SYNC_START
+from tracer.readers.migration_log import MigrationLog, read_migration
+from tracer.readers.qemu import find_answers, find_log
+from tracer.readers.qemu_lines import PENDING, SAVE, STOP, SYNC_END, SYNC_START
 from tracer.readers.qemu_log import QemuLog, read_qemu_log
 from tracer.readers.streams import Progress
-from tracer.rows import Int64s
 
 #: A window that lasted from 100 ms to this (us) was slept through to its end and not disturbed.
 _FULL_US, _DISTURBED_US = 100_000, 105_000
 _PAGE_BYTES = 4096
+#: Runs of so many zero pages say what one costs: in shorter ones the write that flushes what was
+#: put before decides, which some of the pages around them wait for and most do not.
+_RUN = 16
 
 
 @dataclass(frozen=True)
 class Line:
     """What a log says of the sender; windows: in how many of them it was measured.
 
-    line_rate in bytes/s, zero_page_ns, wake_ns as in `replay.parameters`; None where the log has
-    no window that says it.
+    line_rate in bytes/s, zero_page_ns, wake_ns, stop_ns as in `replay.parameters`; None where the
+    recording has nothing that says it.
     """
 
     name: str
@@ -33,6 +38,7 @@ class Line:
     line_rate: int | None
     zero_page_ns: int | None
     wake_ns: int | None
+    stop_ns: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON takes it."""
@@ -45,67 +51,124 @@ def measure_folder(folder: Path, progress: Progress | None = None) -> Line:
     progress(done, total) is called with bytes of the log. Raises TraceError where there is no log
     or `measure_line` does.
     """
-    log = read_qemu_log(folder if folder.is_file() else find_log(folder), progress)
+    path = folder if folder.is_file() else find_log(folder)
+    answers = read_migration(None if folder.is_file() else find_answers(folder))
+    log = read_qemu_log(path, progress)
     try:
-        return measure_line(log, folder.name or str(folder))
+        return measure_line(log, answers, folder.name or str(folder))
     finally:
         log.close()
 
 
-def measure_line(log: QemuLog, name: str) -> Line:
+def measure_line(log: QemuLog, answers: MigrationLog, name: str) -> Line:
     """Fit the sender's speed to a QEMU log with `ram_save_page` and `migrate_pending` rows.
 
     Between the row at a window's start and the last page sent in it lies the time of its pages:
-    those with content are rows of their own, zero pages are what else left the pending count.
+    those with content are rows of their own, so that windows without zero pages say how fast they
+    go out. In the first pass all that lies between two rows is zero pages, whose time is what
+    lies between them beyond that of a page with content; unless a hint has taken them out. What
+    QEMU counts as downtime beyond the copying after the stop is the stop's own.
     Raises TraceError where the log has no such rows.
     """
-    starts, spans, pages, zeros = _windows(log)
-    if not len(spans):
+    seen = _seen(log)
+    if not seen.windows:
         raise TraceError(
             f"{log.path}: no window with both migrate_pending and ram_save_page rows; record with "
             "both events enabled"
         )
-    plain = zeros == 0
-    bytes_sent = int(pages[plain].sum()) * (_PAGE_BYTES + 8)
-    time_us = int(spans[plain].sum())
-    rate = bytes_sent * 1_000_000 // time_us if time_us else None
+    plain = [(us, pages) for us, pages, zeros in seen.windows if us and not zeros]
+    # The usual window: a busy host holds up some of them for long.
+    rates = [pages * (_PAGE_BYTES + 8) * 1_000_000 // us for us, pages in plain]
+    rate = int(median(rates)) if rates else None
     zero_ns = None
-    if rate is not None and zeros.sum():
+    if rate is not None and seen.run_pages and not answers.hinting:
         page_ns = (_PAGE_BYTES + 8) * 1_000_000_000 // rate
-        mixed = ~plain
-        rest = int(spans[mixed].sum()) * 1000 - int(pages[mixed].sum()) * page_ns
-        zero_ns = max(rest // int(zeros[mixed].sum()), 0)
-    length = np.diff(starts)
+        zero_ns = max(seen.run_us * 1000 - seen.runs * page_ns, 0) // seen.run_pages
+    length = np.diff(np.array(seen.starts, np.int64))
     full = length[(length > _FULL_US - 1000) & (length < _DISTURBED_US)]
     wake = max(int(full.sum()) * 1000 // len(full) - _FULL_US * 1000, 0) if len(full) else None
-    return Line(name, len(spans), rate, zero_ns, wake)
+    return Line(name, len(seen.windows), rate, zero_ns, wake, _stop_ns(seen, answers))
 
 
-def _windows(log: QemuLog) -> tuple[Int64s, Int64s, Int64s, Int64s]:
-    """Return the windows' starts (us), and of those that no sync cuts short what was sent.
+def _stop_ns(seen: _Seen, answers: MigrationLog) -> int | None:
+    """Return the downtime, which QEMU tells in whole ms, less the time of the last copies."""
+    downtime = answers.final.get("downtime")
+    if not answers.completed or not isinstance(downtime, int) or seen.rest_us is None:
+        return None
+    return max(downtime * 1_000_000 - seen.rest_us * 1000, 0)
 
-    The last three: us from the start to the last page with content, such pages, zero pages.
+
+class _Seen:
+    """What a log shows of the sender, row by row.
+
+    starts: of windows, us. windows: of those that no sync cuts short, us from the start to the last
+    page with content, such pages, zero pages. runs, run_pages, run_us: long runs of zero pages
+    between two pages with content, the pages in them, and us from the one page to the other.
+    rest_us: how long the copying after the stop took, None where there was no stop.
     """
-    starts: list[int] = []
-    sent: list[tuple[int, int, int]] = []
-    begun: tuple[int, int] | None = None
-    last = pages = 0
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.windows: list[tuple[int, int, int]] = []
+        self.runs = self.run_pages = self.run_us = 0
+        self.rest_us: int | None = None
+        self._syncs = 0
+        self._begun: tuple[int, int] | None = None
+        self._pages = 0
+        #: Time, block and number of the page that was sent just before.
+        self._last: tuple[int, int, int] | None = None
+        self._last_us = 0
+        self._stopped = False
+        self._rest_from: int | None = None
+        self.take: dict[int, Callable[[int, int, int], None]] = {
+            SAVE: self._save,
+            PENDING: self._pending,
+            SYNC_START: self._sync,
+            SYNC_END: self._synced,
+            STOP: self._stop,
+        }
+
+    def _save(self, when: int, offset: int, block: int) -> None:
+        page = offset // _PAGE_BYTES
+        if self._last is not None and self._syncs == 1:
+            before, its_block, its_page = self._last
+            zeros = page - its_page - 1
+            if block == its_block and zeros >= _RUN:
+                self.runs += 1
+                self.run_pages += zeros
+                self.run_us += when - before
+        self._last, self._last_us = (when, block, page), when
+        self._pages += 1
+        if self._rest_from is not None:
+            self.rest_us = when - self._rest_from
+
+    def _pending(self, when: int, size: int, _block: int) -> None:
+        self.starts.append(when)
+        if self._begun is not None and self._pages:
+            begun, before = self._begun
+            zeros = (before - size) // _PAGE_BYTES - self._pages
+            if zeros >= 0:
+                self.windows.append((self._last_us - begun, self._pages, zeros))
+        self._begun, self._pages, self._last = (when, size), 0, None
+
+    def _sync(self, _when: int, _a: int, _block: int) -> None:
+        self._begun = self._last = None
+        self._syncs += 1
+
+    def _synced(self, when: int, _a: int, _block: int) -> None:
+        if self._stopped and self._rest_from is None:
+            self._rest_from, self.rest_us = when, 0
+
+    def _stop(self, _when: int, _a: int, _block: int) -> None:
+        self._stopped = True
+
+
+def _seen(log: QemuLog) -> _Seen:
+    seen = _Seen()
     for events in log.chunks():
-        kind, t, value = events["kind"], events["t"], events["a"]
-        chosen = np.flatnonzero((kind == SAVE) | (kind == PENDING) | (kind == SYNC_START))
-        for what, when, size in zip(
-            kind[chosen].tolist(), t[chosen].tolist(), value[chosen].tolist(), strict=True
+        chosen = events[np.isin(events["kind"], list(seen.take))]
+        for what, *row in zip(
+            *(chosen[name].tolist() for name in ("kind", "t", "a", "b")), strict=True
         ):
-            if what == SAVE:
-                last, pages = when, pages + 1
-            elif what == SYNC_START:
-                begun = None
-            else:
-                starts.append(when)
-                if begun is not None and pages:
-                    zero = (begun[1] - size) // _PAGE_BYTES - pages
-                    if zero >= 0:
-                        sent.append((last - begun[0], pages, zero))
-                begun, pages = (when, size), 0
-    spans, copied, zeros = (np.array([row[i] for row in sent], np.int64) for i in range(3))
-    return np.array(starts, np.int64), spans, copied, zeros
+            seen.take[what](*row)
+    return seen
