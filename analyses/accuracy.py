@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analyses.recording import Recording
-from replay.contained import contained_reports, foretold_reports
+from replay.contained import BLOCK_PAGES, contained_reports, foretold_reports
 from replay.engine import Migration
 from replay.kernels import FOREVER
 from replay.pacing import at_work, load_of
@@ -116,10 +116,12 @@ def measure(
 
     bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, what
     else there is of the sender's speed. Raises UsageError where the
-    recording does not say the bandwidth and none is given, and where `source` is of another guest.
+    recording does not say the bandwidth and none is given, where `source` is of another guest, and
+    where it was recorded with hinting and the recording ran without.
     """
     trace = recording.trace if source is None else source
     _alike(recording.trace, trace)
+    _known_without_hinting(recording.trace, trace)
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
     parameters = replace(parameters, **(line or {}))
     if parameters.auto_converge is not None:
@@ -151,6 +153,23 @@ def _alike(recorded: Trace, source: Trace) -> None:
             f"{recorded.name} one of {ours.pages} of {ours.page_size}: foretell a migration from a "
             "recording of the same guest"
         )
+
+
+def _known_without_hinting(recorded: Trace, source: Trace) -> None:
+    """Raise UsageError where hinting has kept from the source what would be sent without it."""
+    if recorded.meta.hinting or not source.meta.hinting:
+        return
+    zeroed = len(contained_reports(source).t) * BLOCK_PAGES
+    known = (
+        f"{zeroed} pages were zeroed as the guest took them to report them (init_on_alloc), and "
+        if zeroed
+        else ""
+    )
+    raise UsageError(
+        f"{source.name} was recorded with free page hinting on and {recorded.name} without: {known}"
+        "what the reported memory held before is in no row, though without hinting it is sent; "
+        f"foretell {recorded.name} from a recording with hinting off"
+    )
 
 
 def _as_worked(trace: Trace) -> tuple[Trace, int | None]:
@@ -285,6 +304,12 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
         how = f"needs {load} % of its vCPUs' time" if load < 100 else "works as fast as it may"
         seen = "as its recording shows" if trace.meta.clock == "work" else "assumed"
         yield f"{name}: the throttled guest {how} ({seen})"
+    if parameters.dirty_limit is not None and (unknown := recording.unknown_of_the_limit()):
+        limit = parameters.dirty_limit
+        yield (
+            f"{name}: {' and '.join(unknown)} not recorded: dirty-limit is replayed for a guest of "
+            f"{limit.vcpus} vCPUs with rings of {limit.ring} entries"
+        )
     lacking = recording.lacking()
     if lacking:
         yield f"{name}: it ran with {', '.join(lacking)}, which the model lacks"
@@ -311,10 +336,10 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
             f"4 MiB every {recording.hint_block_ns / 1e6:g} ms, zeroed as it is taken "
             "(init_on_alloc)"
         )
-    elif hinted != trace.meta.hinting:
+    elif hinted and not trace.meta.hinting:
         yield (
-            f"{name}: free page hinting was on in one of it and {trace.name} and off in the other; "
-            "what hinting does to the guest is not foretold"
+            f"{name}: free page hinting is not foretold: {trace.name}, recorded without it, has no "
+            "free list"
         )
     elif trace.meta.hinting:
         yield (

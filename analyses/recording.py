@@ -117,6 +117,12 @@ class Recording:
             found.append("zero-page-detection none")
         return found
 
+    def unknown_of_the_limit(self) -> list[str]:
+        """Return what dirty-limit depends on and the recording does not say."""
+        names = {"vcpus": "its vCPUs", "dirty_ring_size": "its rings' size"}
+        source = self.trace.meta.source
+        return [said for key, said in names.items() if not _whole(source.get(key), 0)]
+
     def replay_parameters(self, bandwidth: int | None, downtime_ns: int | None) -> Parameters:
         """Return how to replay it: as it was run, but for what is given here.
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 
-from analyses.accuracy import Row, measure
+from analyses.accuracy import Accuracy, Curve, Row, measure
 from analyses.commands import run
 from analyses.recording import Recording
 from analyses.render.accuracy import show
 from analyses.render.terminal import Page
+from replay.contained import BLOCK_PAGES, contained_reports
 from replay.dirty_limit import DirtyLimit
 from tests.analyses.traces import meta, write
 from tracer import Trace, TraceError, UsageError
@@ -99,6 +102,18 @@ def test_another_guest_foretells_nothing():
         measure(recording("seq.40"), Trace.open(SAMPLES / "race.trace"))
 
 
+def test_what_hinting_has_hidden_is_not_foretold():
+    """Pages that were reported were never sent: whether they held data, no row says."""
+    source = recording("prefill-hot.hint-on").trace
+    with pytest.raises(UsageError) as error:
+        measure(recording("prefill-hot.hint-off"), source)
+    said = str(error.value)
+    zeroed = len(contained_reports(source).t) * BLOCK_PAGES
+    assert zeroed > 50_000
+    assert f"{zeroed} pages were zeroed as the guest took them" in said
+    assert "from a recording with hinting off" in said
+
+
 def test_rows_in_json(capsys):
     path = str(SAMPLES / "prefill-hot.hint-off.trace")
     assert run(["accuracy", path, "--json", "--tolerance", "0.5"]) == 0
@@ -155,6 +170,13 @@ def test_dirty_limit_as_it_was_set(tmp_path):
     found = Recording.of(Trace.open(path))
     assert found.lacking() == []
     assert found.replay_parameters(None, None).dirty_limit == DirtyLimit(60, 500, 40)
+    said = "its vCPUs and its rings' size not recorded: dirty-limit is replayed for a guest of 1 vC"
+    assert any(said in text for text in measure(found).remarks)
+    sizes = replace(BARE, source={"vcpus": 2, "dirty_ring_size": 1024})
+    write(tmp_path / "b.trace", sizes, dirty=[(MS, 3, 2)])
+    found = replace(found, trace=Trace.open(tmp_path / "b.trace"))
+    assert found.replay_parameters(None, None).dirty_limit == DirtyLimit(60, 500, 40, 2, 1024)
+    assert not any("not recorded" in text for text in measure(found).remarks)
 
 
 def test_a_bandwidth_that_is_not_recorded(tmp_path):
@@ -191,6 +213,29 @@ def test_errors_of_rows():
     assert replace(row, real=0, predicted=0).within(0)
     assert not replace(row, predicted=None).within(100)
     assert replace(row, quantity="total_ns", real=10 * MS, predicted=109 * MS).within(0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_picture_ends_soon_after_the_real_one(columns, encoding, monkeypatch):
+    """A scenario that never ends would leave a column or two for all others."""
+    curves = tuple(
+        Curve(name, tuple((end * n // 100, (100 - n) << 20) for n in range(101)))
+        for name, end in (("real", 8000), ("expected", 8800), ("saturated", 800_000))
+    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = TextIOWrapper(BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    show([Accuracy("a", "a", (), curves, ())], Page(), None)
+    out.flush()
+    head, *bars = out.buffer.getvalue().decode(encoding).splitlines()[-4:]
+    arrow = "\u2192" if encoding == "utf-8" else ">"
+    assert head.endswith(f"over 9.00 us ({arrow} goes on)")
+    assert max(len(line) for line in bars) <= columns
+    lengths = [len(line.removesuffix(arrow)) - 13 for line in bars]
+    assert lengths[0] == pytest.approx(lengths[2] * 8 / 9, abs=1)
+    assert lengths[1] == pytest.approx(lengths[2] * 8.8 / 9, abs=1)
+    assert [line.endswith(arrow) for line in bars] == [False, False, True]
 
 
 def test_the_picture(tmp_path, capsys):

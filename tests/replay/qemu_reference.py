@@ -31,6 +31,8 @@ class Settings:
     line_rate: int
     zero_page_ns: int
     wake_ns: int
+    stop_ns: int = 0
+    device_bytes: int = 0
     manual: bool = False
     clear_chunk: int = 1 << 18
     #: trigger, initial, increment, max; tailslow.
@@ -336,14 +338,20 @@ class Migration:
             self.migration_bitmap_sync()
         if self.pending == 0 or self.pending < self.threshold_size:
             self.let_guest_run(self.now)
-            self.stop = self.now
-            self.migration_bitmap_sync()
-            self.begin_run()
-            while self.ram_find_and_save_block():
-                pass
+            self.migration_completion()
             return True
         self.ram_save_iterate()
         return False
+
+    def migration_completion(self) -> None:
+        """The last sync happens at the stop; nothing that follows can change what it finds."""
+        self.stop = self.now
+        self.migration_bitmap_sync()
+        self.now += self.settings.stop_ns
+        self.begin_run()
+        while self.ram_find_and_save_block():
+            pass
+        self.now += self.settings.device_bytes * 10**9 // self.settings.line_rate
 
     def migration_update_counters(self) -> None:
         now_ms = self.now // MS
