@@ -66,7 +66,7 @@ class Parameters:
     zero_page_ns: int = 200
     wake_ns: int = 100_000
     stop_ns: int = 2_000_000
-    device_bytes: int = 65_536
+    device_bytes: int = 196_608
     auto_converge: AutoConverge | None = None
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False

@@ -39,14 +39,14 @@ StopTime = Annotated[
     typer.Option(
         metavar="TIME",
         show_default="2ms",
-        help="Profile qemu: what stopping the guest takes besides what is sent then.",
+        help="Profile qemu: what the stop takes besides the time of what is sent then.",
     ),
 ]
 DeviceState = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        show_default="64KiB",
+        show_default="192KiB",
         help="Profile qemu: the devices' state, sent after the last page at the line rate.",
     ),
 ]

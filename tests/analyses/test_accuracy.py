@@ -179,6 +179,31 @@ def test_dirty_limit_as_it_was_set(tmp_path):
     assert not any("not recorded" in text for text in measure(found).remarks)
 
 
+def test_the_sender_is_as_fast_as_recorded(tmp_path):
+    """A GiB of device state takes a second at that rate, and half of it at the rate given."""
+    sender = {"line_rate": 1 << 30, "zero_page_ns": 300, "wake_ns": 5000}
+    recorded = {"syncs": [], "polls": [], "sender": sender}
+    found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded)))
+    assert found.sender == sender
+
+    def downtime(**line) -> int:
+        rows = measure(found, line=line).rows
+        return next(row.predicted for row in rows if row.quantity == "downtime_ns")
+
+    assert downtime(device_bytes=1 << 30) - downtime(device_bytes=0) == 10**9
+    twice = {"line_rate": 1 << 31}
+    assert downtime(device_bytes=1 << 30, **twice) - downtime(device_bytes=0, **twice) == 10**9 // 2
+    assert downtime(stop_ns=MS) - downtime(stop_ns=0) == MS
+    said = "puts out 1.07 GB/s, passes a zero page in 300 ns and wakes 5 us late (as recorded"
+    assert any(said in text for text in measure(found).remarks)
+
+
+@pytest.mark.parametrize("sender", [3, {"line_rate": "fast", "wake_ns": True}, {"line_rate": 0}])
+def test_a_sender_that_is_none(tmp_path, sender):
+    recorded = {"syncs": [], "polls": [], "sender": sender}
+    assert Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded))).sender == {}
+
+
 def test_a_bandwidth_that_is_not_recorded(tmp_path):
     found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", parameters={})))
     with pytest.raises(UsageError, match="pass --bandwidth"):
