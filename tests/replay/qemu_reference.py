@@ -1,6 +1,6 @@
 """QEMU's loop written down literally, page by page, from the model and from QEMU's source.
 
-Dirty-limit: from 10.2's source, all vCPUs alike, a pace that is even over a period.
+Dirty-limit: from 10.2's source, all vCPUs alike, a period's work at an even pace.
 
 For `precopy` alone, of traces that know every write. It shares no code with the engine. Names are
 those of QEMU's functions. Times are whole ns of the host, unless they end in `_ms`.
@@ -39,8 +39,8 @@ class Settings:
     throttle: tuple[int, int, int, int] | None = None
     tailslow: bool = False
     sync_waits: bool = False
-    #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring.
-    dirty_limit: tuple[int, int, int, int, int] | None = None
+    #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring, those kept free.
+    dirty_limit: tuple[int, int, int, int, int, int] | None = None
 
 
 @dataclass
@@ -117,6 +117,7 @@ class Migration:
     def qmp_set_vcpu_dirty_limit(self) -> None:
         self.dirtylimit_in_service = True
         self.throttle_us_per_full = self.max_dirtyrate = self.ring_fill_ns = 0
+        self.percents_left = 0
         self.begin_rate_period(self.now)
 
     def begin_rate_period(self, host: int) -> None:
@@ -128,11 +129,12 @@ class Migration:
         if self.dirtylimit_in_service and page not in self.ring:
             self.ring.add(page)
             self.ring_entries += 1
-            if len(self.ring) == self.settings.dirty_limit[4] * self.settings.dirty_limit[3]:
+            _, _, _, vcpus, ring, reserved = self.settings.dirty_limit
+            if len(self.ring) == (ring - reserved) * vcpus:
                 self.ring.clear()
 
     def vcpu_dirty_rate_stat(self, host: int) -> None:
-        quota, period_ms, _, vcpus, ring = self.settings.dirty_limit
+        quota, period_ms, _, vcpus, ring, reserved = self.settings.dirty_limit
         size = self.guest.page_size
         current = ((self.ring_entries // vcpus) * 1000 * size // 2**20) // period_ms
         low, high = min(quota, current), max(quota, current)
@@ -140,15 +142,28 @@ class Migration:
             self.dirtylimit_set_throttle(quota, current, (high - low) * 100 // high)
         if self.ring_entries >= 32 or (self.ring_entries > 0 and self.ring_fill_ns == 0):
             ran = self.guest_time(host) - self.period_guest_ns
-            self.ring_fill_ns = ran * ring * vcpus // self.ring_entries
-        rate = 100
-        if self.throttle_us_per_full and self.ring_fill_ns <= period_ms * MS:
-            cycle = self.ring_fill_ns + self.throttle_us_per_full * 1000
-            rate = max(1, self.ring_fill_ns * 100 // cycle)
+            self.ring_fill_ns = ran * (ring - reserved) * vcpus // self.ring_entries
+        ran_ns = self.kvm_cpu_exec_for(period_ms * MS)
+        # The clock knows whole percents; what they leave out is made up for in later periods.
+        percents = ran_ns * 100 + self.percents_left
+        rate = max(1, percents // (period_ms * MS))
+        self.percents_left = percents % (period_ms * MS)
         if rate != self.slow[-1][2]:
             self.slow.append((host, self.guest_time(host), rate))
             self.throttles.append((host, 100 - rate))
         self.begin_rate_period(host)
+
+    def kvm_cpu_exec_for(self, period_ns: int) -> int:
+        """Run, from an empty ring on, and sleep whenever it is full; return how long it ran."""
+        now = ran = 0
+        if not self.throttle_us_per_full:
+            return period_ns
+        while True:
+            fill = min(self.ring_fill_ns, period_ns - now)
+            now, ran = now + fill, ran + fill
+            if now + self.throttle_us_per_full * 1000 >= period_ns:
+                return ran
+            now += self.throttle_us_per_full * 1000
 
     def dirtylimit_set_throttle(self, quota: int, current: int, off_percent: int) -> None:
         if current == 0:

@@ -107,9 +107,8 @@ def as_parameters(settings: Settings) -> Parameters:
     )
 
 
-def as_limit(limit: tuple[int, int, int, int, int]) -> DirtyLimit:
-    rate, period_ms, trigger, vcpus, ring = limit
-    return DirtyLimit(rate, period_ms, trigger, vcpus, ring)
+def as_limit(limit: tuple[int, int, int, int, int, int]) -> DirtyLimit:
+    return DirtyLimit(*limit)
 
 
 def replayed(trace: Trace, parameters: Parameters) -> tuple[Migration, Outcome]:
@@ -184,7 +183,7 @@ def limited_case(seed: int) -> tuple[Guest, Settings]:
             rng.choice([1000, 1000, 200, 37]),
             rng.choice([10, 50]),
             rng.choice([1, 1, 2, 3]),
-            rng.choice([1, 4, 16, 64]),
+            *rng.choice([(1, 0), (4, 1), (16, 0), (64, 3)]),
         ),
     )
     return guest, settings
