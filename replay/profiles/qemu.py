@@ -16,6 +16,9 @@ pages a window, syncs) agrees:
   and if still below, or with nothing pending, the guest is stopped, with a last sync.
 - The cursor goes round over the blocks in migration order; a sync does not move it. A search that
   finds nothing leaves it at the end of the block where it began.
+- What the stop takes besides RAM counts as downtime: pausing the vCPUs and flushing the disks
+  before it, the devices' state after it, without a limit (vm_stop_force_state,
+  qemu_savevm_state_complete_precopy). It is no part of ram.transferred and of what is pending.
 - The first sync comes before the first page. A block's first page in a row carries its name; an
   iteration begins with 5 bytes and ends with 13, of which QEMU counts 8 as RAM (ram.transferred).
 
@@ -28,7 +31,7 @@ from __future__ import annotations
 from replay import kernels as k
 from replay.dirty_limit import Limiter
 from replay.engine import Migration
-from replay.link import link_constants, named, wire_bytes
+from replay.link import SECOND_NS, link_constants, named, wire_bytes
 from replay.profiles.base import Moment, Outcome, Reason, Round
 from replay.profiles.steps import (
     counters,
@@ -298,7 +301,9 @@ class _Loop:
         migration.stop_guest(now)
         migration.sync(now)
         migration.end_round(now)
-        end = migration.copy_rest(now)
+        parameters = migration.parameters
+        end = migration.copy_rest(now, parameters.stop_ns)
+        end += parameters.device_bytes * SECOND_NS // parameters.line_rate
         self._rounds.append(round_row(migration, self._before, now, end, None, stopped=True))
         return self._outcome(reason, end, now)
 

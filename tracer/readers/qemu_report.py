@@ -20,11 +20,14 @@ from tracer.readers.qemu_events import StepReader
 from tracer.readers.qemu_lines import PENDING, RING_PAGE, SAVE, SYNC_END, SYNC_START
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
+from tracer.readers.sender import DISTURBED_US, measure_sender
 
 #: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
 _CLOCK_JUMP_US = 1_000_000
 #: A window of the sender (BUFFER_DELAY), and how much later than that it may wake.
-_WINDOW_US, _LATE_US = 100_000, 4_000
+_WINDOW_US, _LATE_US = 100_000, DISTURBED_US - 100_000
+#: Fewer windows do not say how fast the sender is.
+_ENOUGH_WINDOWS = 10
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
 
     `recorded` holds what a comparison with a replay needs, in host ns since the first sync: the
     syncs with the dirty pages QEMU counted and the pages with content sent until the next one, the
-    throttle's steps, the stop, at most 200 polls, and where the host kept the sender waiting.
+    throttle's steps, the stop, at most 200 polls, where the host kept the sender waiting, and how
+    fast it was else.
     """
     answers, clock = outcome.answers, outcome.clock
     final = {key: value for key, value in answers.final.items() if key != "t"}
@@ -154,6 +158,11 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
         "polls": answers.thinned(clock.zero_us),
         "stalls": _stalls(outcome.log, clock.zero_us),
     }
+    sender = measure_sender(outcome.log, hinting=answers.hinting)
+    if sender.windows >= _ENOUGH_WINDOWS:
+        speeds = ("line_rate", "zero_page_ns", "wake_ns")
+        known = {name: getattr(sender, name) for name in speeds}
+        recorded["sender"] = {name: value for name, value in known.items() if value is not None}
     if clock.stop_us is not None:
         recorded["stop_host_ns"] = (clock.stop_us - clock.zero_us) * 1000
     return {
