@@ -125,8 +125,8 @@ def measure(
     if parameters.auto_converge is not None:
         trace, load = _as_worked(trace)
         parameters = replace(parameters, guest_load=load or parameters.guest_load)
-    if source is None:
-        parameters = replace(parameters, stalls=recording.stalls)
+    if source is None and not line and recording.ran_with(bandwidth, downtime_ns):
+        parameters = replace(parameters, sender=recording.sender)
     readings = Readings(trace, parameters)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]
@@ -296,11 +296,11 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
         )
         if recording.end_ns is None:
             yield f"{name}: when that was is not recorded: compared with the replay's end"
-    if parameters.stalls:
-        lost = sum(lost for _, lost in parameters.stalls)
+    if parameters.sender is not None:
+        late = parameters.sender.late_ns / 1e9
         yield (
-            f"{name}: the host kept QEMU's sender waiting {len(parameters.stalls)} times, "
-            f"{lost / 1e9:.3g} s in all: taken as recorded"
+            f"{name}: the host let QEMU's sender run as recorded (it woke {late:.3g} s too late "
+            "in all)"
         )
     if not recording.parameters:
         yield f"{name}: its parameters were not recorded: QEMU's defaults, or what was passed"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from replay.dirty_limit import DirtyLimit
+from replay.sender import Sender
 from replay.strategies import Hold, Strategy
 from replay.throttle import AutoConverge
 from tracer.errors import UsageError
@@ -40,7 +41,7 @@ class Parameters:
     sync_waits: a sync is over when every vCPU has come by, so that it waits for throttled ones
     (TCG; under KVM it does not). guest_load: percent of its vCPUs' time that the guest's work
     takes; what holds it back slows it only where less is left (`replay.pacing`).
-    stalls: (host ns, ns), ascending, when the host kept the sender from going on and for how long.
+    sender: when the host let the sender and the vCPUs run, where that is known (`replay.sender`).
 
     Raises UsageError for values that make no sense.
     """
@@ -67,7 +68,7 @@ class Parameters:
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False
     guest_load: int = 100
-    stalls: tuple[tuple[int, int], ...] = ()
+    sender: Sender | None = None
     seed: int = 0
     scenarios: tuple[str, ...] | None = None
 

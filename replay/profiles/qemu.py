@@ -28,7 +28,7 @@ from __future__ import annotations
 from replay import kernels as k
 from replay.dirty_limit import Limiter
 from replay.engine import Migration
-from replay.link import link_constants, named, wire_bytes
+from replay.link import HEADER_BYTES, SECOND_NS, link_constants, named, wire_bytes
 from replay.profiles.base import Moment, Outcome, Reason, Round
 from replay.profiles.steps import (
     counters,
@@ -68,10 +68,16 @@ class _Window:
         self._budget = parameters.bandwidth // _WINDOWS_A_SECOND
         self._limit_ns = parameters.downtime_limit_ns
         self.iterations = 0
+        sender = parameters.sender
+        self._phase_ns = 0 if sender is None else sender.phase_ns
         self._start_ms = 0
         self._start_bytes = 0
         #: Bytes; 0 until a window has been measured.
         self.threshold = 0
+
+    def ms(self, now: int) -> int:
+        """Return what QEMU's clock shows, which counts whole ms."""
+        return (now + self._phase_ns) // MS_NS
 
     @property
     def sent(self) -> int:
@@ -89,10 +95,13 @@ class _Window:
         left = self._start_bytes + self._budget - self.sent - _HEAD_BYTES
         return self._migration.bytes_sent + left
 
-    def look(self, now: int) -> None:
-        """Begin the next window if this one is old enough (migration_update_counters)."""
-        now_ms = now // MS_NS
-        took = now_ms - self._start_ms
+    def look(self, now: int, *, slept: bool = False) -> None:
+        """Begin the next window if this one is old enough (migration_update_counters).
+
+        slept: to its end, though a part of a ms may be lacking here.
+        """
+        now_ms = self.ms(now)
+        took = max(now_ms - self._start_ms, WINDOW_MS if slept else 0)
         if took < WINDOW_MS:
             return
         sent = self.sent
@@ -101,7 +110,7 @@ class _Window:
 
     def sleep_ns(self, now: int) -> int:
         """Return for how long the sender sleeps, in whole ms (migration_rate_limit)."""
-        return (self._start_ms + WINDOW_MS - now // MS_NS) * MS_NS
+        return (self._start_ms + WINDOW_MS - self.ms(now)) * MS_NS
 
 
 class _Loop:
@@ -114,8 +123,8 @@ class _Loop:
         self._rounds: list[Round] = []
         self._throttles: list[tuple[int, int]] = []
         self._course: list[Moment] = []
-        #: Yet to come, the next one last.
-        self._stalls = list(reversed(parameters.stalls))
+        self._sender = parameters.sender
+        self._vcpu_wakes = [] if self._sender is None else self._sender.vcpu_wakes()
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
@@ -123,10 +132,8 @@ class _Loop:
         if parameters.dirty_limit is not None:
             limit, load = parameters.dirty_limit, parameters.guest_load
             self._limiter = Limiter(limit, migration.trace, migration.passes, load)
-        migration.send_over(
-            link_constants(meta.page_size, parameters.line_rate, parameters.zero_page_ns),
-            named(meta.blocks),
-        )
+        self._blocks = named(meta.blocks)
+        self._send_at(1, 1)
         self._window = _Window(migration)
         self._before = counters(migration)
         self._since = 0
@@ -138,6 +145,7 @@ class _Loop:
         now = wait_for_answer(migration) if migration.strategy.start == "wait" else 0
         migration.round = 1
         self._since = now
+        slept = False
         while True:
             if not window.spent:
                 now, outcome = self._check(now)
@@ -145,16 +153,23 @@ class _Loop:
                     return outcome
                 now = self._iterate(now)
                 self._note(now)
-            window.look(now)
-            if window.spent:
+            window.look(now, slept=slept)
+            slept = window.spent
+            if slept:
                 now = self._wait(now, self._sleep_ns(now))
+
+    def _send_at(self, took: int, usual: int) -> None:
+        """Let pages take `took` ns that usually take `usual`."""
+        parameters = self._migration.parameters
+        rate = max(parameters.line_rate * usual // took, 1)
+        zero_ns = parameters.zero_page_ns * took // usual
+        self._migration.send_over(link_constants(self._page_size, rate, zero_ns), self._blocks)
 
     def _sleep_ns(self, now: int) -> int:
         """Return for how long the sender sleeps, what the host keeps it longer included."""
-        sleep = self._window.sleep_ns(now) + self._migration.parameters.wake_ns
-        while self._stalls and self._stalls[-1][0] < now + sleep:
-            sleep += self._stalls.pop()[1]
-        return sleep
+        sleep = self._window.sleep_ns(now)
+        woke = None if self._sender is None else self._sender.wake(now + sleep)
+        return sleep + self._migration.parameters.wake_ns if woke is None else woke - now
 
     def _check(self, now: int) -> tuple[int, Outcome | None]:
         """migration_iteration_run: sync if little is pending, and stop if still so.
@@ -209,8 +224,8 @@ class _Loop:
         if throttle is None:
             return now
         if migration.parameters.sync_waits and self._throttles:
-            now = self._wait(now, sleep_left(self._throttles, now))
-        if throttle.synced(now // MS_NS, dirtied, migration.bytes_sent + self._framing):
+            now = self._wait(now, sleep_left(self._throttles, now, self._vcpu_wakes))
+        if throttle.synced(self._window.ms(now), dirtied, migration.bytes_sent + self._framing):
             left = pace(throttle.percent, migration.parameters.guest_load)
             migration.throttle(now, 100 - left)
             self._throttles.append((now, throttle.percent))
@@ -241,6 +256,10 @@ class _Loop:
     def _iterate(self, start: int) -> int:
         """ram_save_iterate: send until the budget, the time or the work is done; return when."""
         migration = self._migration
+        if self._sender is not None:
+            page_ns = (self._page_size + HEADER_BYTES) * SECOND_NS // migration.parameters.line_rate
+            slow = self._sender.slowness(start, page_ns, migration.parameters.zero_page_ns)
+            self._send_at(*(slow or (1, 1)))
         migration.link_free(start)
         limit, copied = self._window.page_limit(), migration.copies
         migration.limit(limit)

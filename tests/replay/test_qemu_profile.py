@@ -263,3 +263,16 @@ def test_throttle_waits_for_two_bad_periods():
 def test_a_sync_waits_for_a_sleeping_vcpu(steps, now_ms, left_ms):
     in_ns = [(ms * 10**6, percent) for ms, percent in steps]
     assert sleep_left(in_ns, now_ms * 10**6) == left_ms * 10**6
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "left_ms"),
+    [
+        # Known to wake at 165 (its tick was 5 late) and at 1300.
+        (160, 5), (125, 40), (124, 36), (165, 0), (174, 0), (175, 40), (214, 1), (215, 0),
+        (225, 40), (1259, 6), (1260, 40), (1300, 0), (1309, 0), (1310, 40),
+    ],
+)  # fmt: skip
+def test_ticks_are_counted_from_a_known_wake(now_ms, left_ms):
+    steps, wakes = [(100 * 10**6, 50), (111 * 10**6, 80)], [165 * 10**6, 1300 * 10**6]
+    assert sleep_left(steps, now_ms * 10**6, wakes) == left_ms * 10**6

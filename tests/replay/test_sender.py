@@ -1,0 +1,102 @@
+"""A busy host, as a recording shows it: a migration foretold from its own course."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from replay.sender import Sender
+from tests.replay import qemu_reference
+from tests.replay.qemu_reference import Guest, Settings
+from tests.replay.test_qemu_profile import as_parameters, as_trace, random_guest, replayed
+
+MS = 1_000_000
+
+
+def busy(seed: int) -> tuple[Guest, Settings]:
+    """Return a guest and a host that is late by up to seconds and slow now and then."""
+    rng = random.Random(seed)
+    settings = Settings(
+        max_bandwidth=rng.choice([700, 2000]) * 4104 * 10,
+        downtime_limit_ms=30,
+        line_rate=1_280_000_000,
+        zero_page_ns=200,
+        wake_ns=100_000,
+        throttle=(10, 60, 30, 99),
+        sync_waits=rng.random() < 0.5,
+        late_ns=tuple(rng.choice([0, 300_000, 7 * MS, 90 * MS, 900 * MS]) for _ in range(40)),
+        slowed=tuple(rng.choice([1, 1, 3, 30]) for _ in range(30)),
+    )
+    return large_guest(rng), settings
+
+
+def large_guest(rng: random.Random) -> Guest:
+    """Return a guest of 8,000 pages of which a part is written again and again."""
+    guest = random_guest(rng)
+    hot, duration = rng.randrange(500, 4000), rng.choice([3, 8]) * 10**9
+    times = sorted(rng.randrange(1, duration) for _ in range(20_000))
+    dirty = [(t, rng.randrange(hot)) for t in times]
+    return replace(guest, blocks=[("ram", 8000)], dirty=dirty, zero=[], duration_ns=duration)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_course_is_followed(seed):
+    guest, settings = busy(seed)
+    real = qemu_reference.Migration(guest, settings)
+    real.run()
+    sender = Sender(tuple(real.iterations), tuple(real.sync_times))
+    trace, parameters = as_trace(guest), as_parameters(settings)
+    migration, outcome = replayed(trace, replace(parameters, sender=sender))
+    assert (migration.syncs, len(outcome.throttles)) == (real.syncs, len(real.throttles))
+    assert abs(migration.copies - real.sent) < 10
+    assert abs(outcome.end_ns - real.now) < 2 * MS
+    _, blind = replayed(trace, parameters)
+    assert blind.end_ns < real.now - 100 * MS
+
+
+def test_a_sleep_is_what_nothing_was_done_in():
+    looks = ((0, 2 * MS, 9, 0), (2 * MS + 1000, 3 * MS, 9, 0), (103 * MS, 104 * MS, 9, 0))
+    # The second look follows the first's last page; before the third there is a sync.
+    sender = Sender(looks, ((0, 100), (101 * MS, 103 * MS - 1)))
+    assert sender.wakes == [101 * MS]
+    assert sender.wake(100 * MS) == 101 * MS
+    assert sender.wake(101 * MS + 9) == 101 * MS
+    assert sender.wake(102 * MS) == 102 * MS
+    assert sender.wake(160 * MS) is None
+    assert sender.vcpu_wakes() == [103 * MS - 1]
+
+
+def test_a_pace_is_that_of_the_nearest_iteration():
+    # 10 pages up to the next look; 9 up to the beginning of the last one.
+    looks = ((0, 4 * MS, 10, 5), (5 * MS - 1, 14 * MS - 1, 10, 0), (114 * MS, 114 * MS, 0, 0))
+    sender = Sender(looks)
+    assert sender.slowness(100, 1000, 10) == (5 * MS - 1, 10_050)
+    assert sender.slowness(4 * MS, 1000, 10) == (9 * MS, 9_000)
+    assert sender.slowness(114 * MS, 1000, 10) is None
+    assert sender.slowness(190 * MS, 1000, 10) is None
+
+
+@pytest.mark.parametrize("phase_us", [0, 130, 500, 870])
+def test_the_phase_of_the_clock_shows_in_the_windows(phase_us):
+    """A sender wakes when 100 whole ms of QEMU's clock are over, a part of a ms after its sleep."""
+    rng, phase = random.Random(1), phase_us * 1000
+    wakes, now = [], 0
+    for _ in range(300):
+        wakes.append(now)
+        done = now + rng.randrange(2 * MS, 9 * MS)
+        now = done + ((now + phase) // MS + 100 - (done + phase) // MS) * MS + 60_000
+    sender = Sender(tuple((wake, wake + MS, 1, 0) for wake in wakes))
+    assert sender.wakes == wakes[1:]
+    apart = abs(sender.phase_ns - phase)
+    assert min(apart, MS - apart) <= 100_000
+
+
+@pytest.mark.parametrize(
+    "iterations",
+    [((5, 4, 1, 0),), ((5, 6, 1, 0), (4, 7, 1, 0)), ((1, 2, -1, 0),), ((-1, 2, 1, 0),)],
+)
+def test_a_course_that_is_none(iterations):
+    with pytest.raises(ValueError, match="it"):
+        Sender(iterations)
