@@ -126,7 +126,7 @@ def measure(
         trace, load = _as_worked(trace)
         parameters = replace(parameters, guest_load=load or parameters.guest_load)
     if source is None and not line and recording.ran_with(bandwidth, downtime_ns):
-        parameters = replace(parameters, sender=recording.sender)
+        parameters = replace(parameters, sender=recording.sender(parameters.bandwidth))
     readings = Readings(trace, parameters)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]

@@ -9,6 +9,7 @@ from operator import index
 from typing import Any
 
 from replay.dirty_limit import DirtyLimit
+from replay.link import HEADER_BYTES
 from replay.parameters import Parameters
 from replay.sender import Sender
 from replay.throttle import AutoConverge
@@ -107,11 +108,10 @@ class Recording:
         both = [(0, 0), *((step["t_host_ns"], step["percent"]) for step in steps)]
         return [after for before, after in pairwise(both) if before[1] != after[1]]
 
-    @property
-    def sender(self) -> Sender | None:
-        """When the host let QEMU's sender and vCPUs run, None where that was not recorded.
+    def sender(self, bandwidth: int) -> Sender | None:
+        """Return when the host let QEMU's sender and vCPUs run, None where that was not recorded.
 
-        Raises TraceError where what was recorded is no such course.
+        bandwidth: max-bandwidth. Raises TraceError where what was recorded is no such course.
         """
         columns, syncs = self.recorded.get("sender"), self.recorded.get("syncs") or ()
         if not columns:
@@ -121,6 +121,9 @@ class Recording:
             sender = Sender(
                 tuple((index(a), index(b), index(c), index(d)) for a, b, c, d in rows),
                 tuple((index(s[_BEGIN]), index(s.get("end_host_ns", s[_BEGIN]))) for s in syncs),
+                self.trace.meta.page_size + HEADER_BYTES,
+                bandwidth,
+                self.trace.meta.hinting,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(

@@ -13,16 +13,30 @@ from itertools import pairwise
 
 import numpy as np
 
+from replay.link import ZERO_PAGE_BYTES
+
 MS_NS = 1_000_000
 #: Half of a window (BUFFER_DELAY): a moment is taken for the recorded one that it is nearest to.
-_NEAR_NS = 50 * MS_NS
-_WINDOW_MS = 100
-#: A sender that does nothing for so long slept (migration_rate_limit sleeps whole ms), ...
-_SLEPT_NS = MS_NS
-#: ... and a sync of a throttled guest that takes so long waited for a vCPU to wake.
+_WINDOW_MS, _WINDOW_NS, _NEAR_NS = 100, 100 * MS_NS, 50 * MS_NS
+#: A sync of a throttled guest that takes so long waited for a vCPU to wake.
 _WAITED_NS = MS_NS
+#: MAX_WAIT: an iteration ends when it has lasted longer than so many whole ms.
+MAX_WAIT_MS = 50
 #: How fine the phase of QEMU's clock is looked for.
 _STEP_NS = 10_000
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How an iteration went: in how many ns, and how many it takes where nothing keeps the sender.
+
+    pages: after how many, zero pages included, MAX_WAIT ended it; None if it did not, or if the one
+    that is known began at another ms.
+    """
+
+    took: int
+    usual: int
+    pages: int | None
 
 
 @dataclass(frozen=True)
@@ -30,12 +44,17 @@ class Sender:
     """The recorded course, all in host ns since the first sync, ascending.
 
     iterations: (begin, end, pages with content, zero pages) of each: the look at what is pending,
-    the last page with content, and what was sent. syncs: (begin, end). Raises ValueError where
-    times go back or counts are negative.
+    the beginning of the last page with content, and what was sent. syncs: (begin, end).
+    page_bytes: of a page with content on the wire. bandwidth: max-bandwidth. hinted: of zero pages
+    some may have been hinted and not sent. Raises ValueError where times go back or counts are
+    negative.
     """
 
     iterations: tuple[tuple[int, int, int, int], ...]
-    syncs: tuple[tuple[int, int], ...] = ()
+    syncs: tuple[tuple[int, int], ...]
+    page_bytes: int
+    bandwidth: int
+    hinted: bool = False
 
     def __post_init__(self) -> None:
         moments = [(begin, end) for begin, end, *_ in self.iterations]
@@ -49,34 +68,46 @@ class Sender:
     @cached_property
     def wakes(self) -> list[int]:
         """When it went on after a sleep: at an iteration's begin, or the sync's before it."""
-        found = []
-        for (_, before, *_), look in pairwise(self._looks):
-            if look[0] - before >= _SLEPT_NS:
-                found.append(look[0])
-        return found
+        return [look for slept, look in zip(self._slept, self._looks[1:], strict=False) if slept]
 
     @cached_property
-    def _looks(self) -> list[tuple[int, int, int]]:
-        """Of each iteration when its look began (with a sync or not), its last page, its begin."""
+    def _looks(self) -> list[int]:
+        """When the look began with which each iteration begins: with a sync, or at once."""
         begins = [begin for begin, _ in self.syncs]
         looks, done = [], -1
         for begin, end, *_ in self.iterations:
             at = bisect_left(begins, done)
             sync = at < len(begins) and begins[at] <= begin
-            looks.append((begins[at] if sync else begin, end, begin))
+            looks.append(begins[at] if sync else begin)
             done = end
         return looks
 
     @cached_property
-    def _ends(self) -> list[tuple[int, bool]]:
-        """When each iteration was over: at the next look, or if it then slept with its last page.
+    def _slept(self) -> list[bool]:
+        """Whether it slept after each iteration: with the window's budget spent.
 
-        True with the latter: that page was begun then.
+        (migration_rate_limit; a window that is over by then leaves nothing to sleep for.)
         """
-        ends = []
-        for (_, end, _), (after, *_) in pairwise(self._looks):
-            ends.append((end, True) if after - end >= _SLEPT_NS else (after, False))
-        return [*ends, (self._looks[-1][1], True)]
+        slept, start, sent, zeros = [], self._looks[0], 0, 0
+        # With less than a page left it is spent, what is around the pages included.
+        budget = self.bandwidth * _WINDOW_MS // 1000 - self.page_bytes
+        for (_, end, normal, zero), after in zip(self.iterations, self._looks[1:], strict=False):
+            sent += normal * self.page_bytes
+            zeros += zero * ZERO_PAGE_BYTES
+            # A sleep lasts whole ms.
+            doubt = self.hinted and after - end < MS_NS
+            spent = sent + (0 if doubt else zeros) > budget
+            slept.append(spent and end - start < _WINDOW_NS)
+            if slept[-1] or after - start >= _WINDOW_NS:
+                start, sent, zeros = after, 0, 0
+        return [*slept, False]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """When each iteration was over: at the next look, or where it slept with its last page."""
+        afters = zip(self.iterations, self._looks[1:], self._slept, strict=False)
+        ends = [end if slept else look for (_, end, *_), look, slept in afters]
+        return [*ends, self.iterations[-1][1]]
 
     @cached_property
     def phase_ns(self) -> int:
@@ -100,32 +131,38 @@ class Sender:
         begins = [begin for begin, _ in self.syncs]
         spans = [b - a for a, b in pairwise(self.wakes)
                  if bisect_left(begins, a) == bisect_left(begins, b + 1)]  # fmt: skip
-        return sum(max(span - _WINDOW_MS * MS_NS, 0) for span in spans)
+        return sum(max(span - _WINDOW_NS, 0) for span in spans)
 
-    def wake(self, due: int) -> int | None:
-        """Return when a sender woke that had to at `due`, None where the recording does not say.
+    def wake(self, now: int, due: int) -> int | None:
+        """Return when a sender woke that slept at `now` and had to wake at `due`.
 
-        That may be up to a ms before, as QEMU counts whole ms.
+        It may have woken before: what keeps it between a window's begin and the look at what is
+        pending shows in the next window. None where the recording does not say.
         """
-        at = bisect_left(self.wakes, due - _NEAR_NS)
-        if at == len(self.wakes):
-            return None
-        woke = self.wakes[at]
-        return woke if woke > due - MS_NS else due
+        at = bisect_left(self.wakes, max(now, due - _NEAR_NS))
+        return self.wakes[at] if at < len(self.wakes) else None
 
-    def slowness(self, begin: int, page_ns: int, zero_ns: int) -> tuple[int, int] | None:
-        """Return how long an iteration from `begin` on took, and how long it takes at these times.
+    def near(self, begin: int, page_ns: int, zero_ns: int) -> Pace | None:
+        """Return how the iteration went that began nearest to `begin`.
 
-        Both in ns; None where the recording does not say.
+        Pages take page_ns, zero pages zero_ns, where nothing keeps the sender. None where the
+        recording does not say.
         """
         at = bisect_left(self._begins, begin - _NEAR_NS)
         near = range(at, bisect_left(self._begins, begin + _NEAR_NS))
         if not near:
             return None
         nearest = min(near, key=lambda number: abs(self._begins[number] - begin))
-        (start, _, normal, zero), (end, begun) = self.iterations[nearest], self._ends[nearest]
-        usual = (normal - begun) * page_ns + zero * zero_ns
-        return (end - start, usual) if usual > 0 and end > start else None
+        start, last, normal, zero = self.iterations[nearest]
+        took = self._ends[nearest] - start
+        # Up to the beginning of the last page there are but those before it.
+        pages = normal - 1 if self._ends[nearest] == last and normal > 1 else normal
+        usual = pages * page_ns + zero * zero_ns
+        if not usual or not took:
+            return None
+        known = not self.hinted and abs(start - begin) < MS_NS
+        cut = known and not self._slept[nearest] and took > MAX_WAIT_MS * MS_NS
+        return Pace(took, usual, normal + zero if cut else None)
 
     @cached_property
     def _begins(self) -> list[int]:

@@ -37,15 +37,14 @@ from replay.profiles.steps import (
     round_row,
     wait_for_answer,
 )
+from replay.sender import MAX_WAIT_MS, Pace
 from replay.throttle import Throttle, pace, sleep_left
 
 MS_NS = 1_000_000
 #: BUFFER_DELAY: a window's length in ms, and how many make a second (XFER_LIMIT_RATIO).
 WINDOW_MS = 100
 _WINDOWS_A_SECOND = 10
-#: MAX_WAIT: an iteration ends when it has lasted longer than so many whole ms, ...
-_MAX_WAIT_MS = 50
-#: ... which it looks at after the first page and every 64th from there.
+#: How long an iteration has lasted (MAX_WAIT) it looks at after page 1 and every 64th from there.
 _LOOK_EVERY = 64
 #: Bytes around the pages of an iteration: savevm's section header; the end of RAM and a footer.
 _HEAD_BYTES, _EOS_BYTES, _FOOT_BYTES = 5, 8, 5
@@ -98,7 +97,7 @@ class _Window:
     def look(self, now: int, *, slept: bool = False) -> None:
         """Begin the next window if this one is old enough (migration_update_counters).
 
-        slept: to its end, though a part of a ms may be lacking here.
+        slept: to its end, as recorded, whatever may be lacking here.
         """
         now_ms = self.ms(now)
         took = max(now_ms - self._start_ms, WINDOW_MS if slept else 0)
@@ -158,6 +157,14 @@ class _Loop:
             if slept:
                 now = self._wait(now, self._sleep_ns(now))
 
+    def _pace(self, start: int) -> Pace:
+        """Return how the iteration goes that begins."""
+        parameters = self._migration.parameters
+        page_ns = (self._page_size + HEADER_BYTES) * SECOND_NS // parameters.line_rate
+        sender = self._sender
+        found = None if sender is None else sender.near(start, page_ns, parameters.zero_page_ns)
+        return found or Pace(1, 1, None)
+
     def _send_at(self, took: int, usual: int) -> None:
         """Let pages take `took` ns that usually take `usual`."""
         parameters = self._migration.parameters
@@ -168,7 +175,7 @@ class _Loop:
     def _sleep_ns(self, now: int) -> int:
         """Return for how long the sender sleeps, what the host keeps it longer included."""
         sleep = self._window.sleep_ns(now)
-        woke = None if self._sender is None else self._sender.wake(now + sleep)
+        woke = None if self._sender is None else self._sender.wake(now, now + sleep)
         return sleep + self._migration.parameters.wake_ns if woke is None else woke - now
 
     def _check(self, now: int) -> tuple[int, Outcome | None]:
@@ -256,14 +263,16 @@ class _Loop:
     def _iterate(self, start: int) -> int:
         """ram_save_iterate: send until the budget, the time or the work is done; return when."""
         migration = self._migration
-        if self._sender is not None:
-            page_ns = (self._page_size + HEADER_BYTES) * SECOND_NS // migration.parameters.line_rate
-            slow = self._sender.slowness(start, page_ns, migration.parameters.zero_page_ns)
-            self._send_at(*(slow or (1, 1)))
+        going = self._pace(start)
+        self._send_at(going.took, going.usual)
         migration.link_free(start)
         limit, copied = self._window.page_limit(), migration.copies
-        migration.limit(limit)
-        deadline = start + (_MAX_WAIT_MS + 1) * MS_NS
+        deadline = start + (MAX_WAIT_MS + 1) * MS_NS
+        if going.pages is None:
+            migration.limit(limit)
+        else:
+            deadline = k.FOREVER
+            migration.limit(limit, copied + going.pages)
         while True:
             due = self._next_due()
             until = min(due, deadline)
@@ -317,6 +326,7 @@ class _Loop:
         migration.stop_guest(now)
         migration.sync(now)
         migration.end_round(now)
+        self._send_at(1, 1)
         end = migration.copy_rest(now)
         self._rounds.append(round_row(migration, self._before, now, end, None, stopped=True))
         return self._outcome(reason, end, now)

@@ -100,7 +100,7 @@ def test_another_migration_has_another_sender(given):
 def test_a_log_may_break_off_in_a_sync(tmp_path):
     sender = {"t_host_ns": [1], "until_host_ns": [2], "normal": [1], "zero": [1]}
     recorded = {"syncs": [{"t_host_ns": 0, "normal": 1}], "sender": sender}
-    found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded))).sender
+    found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded))).sender(1 << 30)
     assert found is not None
     assert found.syncs == ((0, 0),)
 

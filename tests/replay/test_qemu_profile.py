@@ -156,7 +156,7 @@ def test_agrees_with_the_loop_written_down(seed):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("_HEAD_BYTES", 0), ("_FOOT_BYTES", 0), ("_MAX_WAIT_MS", 49), ("_LOOK_EVERY", 1),
+    [("_HEAD_BYTES", 0), ("_FOOT_BYTES", 0), ("MAX_WAIT_MS", 49), ("_LOOK_EVERY", 1),
      ("WINDOW_MS", 99)],
 )  # fmt: skip
 def test_a_planted_error_is_caught(monkeypatch, name, value):

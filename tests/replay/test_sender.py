@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from replay.sender import Sender
+from replay.sender import Pace, Sender
 from tests.replay import qemu_reference
 from tests.replay.qemu_reference import Guest, Settings
 from tests.replay.test_qemu_profile import as_parameters, as_trace, random_guest, replayed
 
-MS = 1_000_000
+MS, PAGE = 1_000_000, 4096
 
 
 def busy(seed: int) -> tuple[Guest, Settings]:
@@ -46,7 +46,9 @@ def test_a_course_is_followed(seed):
     guest, settings = busy(seed)
     real = qemu_reference.Migration(guest, settings)
     real.run()
-    sender = Sender(tuple(real.iterations), tuple(real.sync_times))
+    sender = Sender(
+        tuple(real.iterations), tuple(real.sync_times), PAGE + 8, settings.max_bandwidth
+    )
     trace, parameters = as_trace(guest), as_parameters(settings)
     migration, outcome = replayed(trace, replace(parameters, sender=sender))
     assert (migration.syncs, len(outcome.throttles)) == (real.syncs, len(real.throttles))
@@ -56,26 +58,41 @@ def test_a_course_is_followed(seed):
     assert blind.end_ns < real.now - 100 * MS
 
 
-def test_a_sleep_is_what_nothing_was_done_in():
-    looks = ((0, 2 * MS, 9, 0), (2 * MS + 1000, 3 * MS, 9, 0), (103 * MS, 104 * MS, 9, 0))
-    # The second look follows the first's last page; before the third there is a sync.
-    sender = Sender(looks, ((0, 100), (101 * MS, 103 * MS - 1)))
+def course(*looks: tuple[int, int, int, int], syncs=(), pages: int = 10) -> Sender:
+    """Return the course of a sender that may send so many pages in a window."""
+    return Sender(looks, syncs, PAGE + 8, pages * (PAGE + 8) * 10)
+
+
+def test_it_sleeps_when_the_budget_is_spent():
+    looks = ((0, 2 * MS, 6, 0), (52 * MS, 53 * MS, 4, 0), (103 * MS, 104 * MS, 9, 0))
+    # The host kept it for 50 ms; after the second iteration it slept, to a sync.
+    sender = course(*looks, syncs=((0, 100), (101 * MS, 103 * MS - 1)))
     assert sender.wakes == [101 * MS]
-    assert sender.wake(100 * MS) == 101 * MS
-    assert sender.wake(101 * MS + 9) == 101 * MS
-    assert sender.wake(102 * MS) == 102 * MS
-    assert sender.wake(160 * MS) is None
+    assert sender.wake(50 * MS, 100 * MS) == 101 * MS
+    assert sender.wake(50 * MS, 150 * MS) == 101 * MS
+    assert sender.wake(50 * MS, 160 * MS) is None
+    assert sender.wake(102 * MS, 150 * MS) is None
     assert sender.vcpu_wakes() == [103 * MS - 1]
 
 
+def test_a_window_that_is_over_leaves_nothing_to_sleep_for():
+    # The host kept it for longer than the window, then for shorter, which the next one begins with.
+    looks = [(0, 101 * MS, 10, 0), (130 * MS, 131 * MS, 9, 800), (229 * MS, 300 * MS, 1, 0)]
+    assert course(*looks).wakes == [229 * MS]
+    assert course(*looks[1:], (330 * MS, 331 * MS, 1, 0)).wakes == [229 * MS]
+
+
 def test_a_pace_is_that_of_the_nearest_iteration():
-    # 10 pages up to the next look; 9 up to the beginning of the last one.
-    looks = ((0, 4 * MS, 10, 5), (5 * MS - 1, 14 * MS - 1, 10, 0), (114 * MS, 114 * MS, 0, 0))
-    sender = Sender(looks)
-    assert sender.slowness(100, 1000, 10) == (5 * MS - 1, 10_050)
-    assert sender.slowness(4 * MS, 1000, 10) == (9 * MS, 9_000)
-    assert sender.slowness(114 * MS, 1000, 10) is None
-    assert sender.slowness(190 * MS, 1000, 10) is None
+    # 9 pages up to the next look; 9 up to the beginning of the last one; one at all.
+    looks = [(0, 4 * MS, 5, 5), (5 * MS, 14 * MS, 10, 0), (114 * MS, 190 * MS, 1, 0),
+             (250 * MS, 250 * MS, 0, 0)]  # fmt: skip
+    sender = course(*looks)
+    assert sender.near(100, 1000, 10) == Pace(5 * MS, 5_050, None)
+    assert sender.near(4 * MS, 1000, 10) == Pace(9 * MS, 9_000, None)
+    assert sender.near(114 * MS, 1000, 10) == Pace(136 * MS, 1_000, 1)
+    assert sender.near(116 * MS, 1000, 10) == Pace(136 * MS, 1_000, None)
+    assert sender.near(250 * MS, 1000, 10) is None
+    assert sender.near(305 * MS, 1000, 10) is None
 
 
 @pytest.mark.parametrize("phase_us", [0, 130, 500, 870])
@@ -87,7 +104,7 @@ def test_the_phase_of_the_clock_shows_in_the_windows(phase_us):
         wakes.append(now)
         done = now + rng.randrange(2 * MS, 9 * MS)
         now = done + ((now + phase) // MS + 100 - (done + phase) // MS) * MS + 60_000
-    sender = Sender(tuple((wake, wake + MS, 1, 0) for wake in wakes))
+    sender = course(*((wake, wake + MS, 1, 0) for wake in wakes), pages=1)
     assert sender.wakes == wakes[1:]
     apart = abs(sender.phase_ns - phase)
     assert min(apart, MS - apart) <= 100_000
@@ -99,4 +116,4 @@ def test_the_phase_of_the_clock_shows_in_the_windows(phase_us):
 )
 def test_a_course_that_is_none(iterations):
     with pytest.raises(ValueError, match="it"):
-        Sender(iterations)
+        course(*iterations)
