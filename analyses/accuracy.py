@@ -126,7 +126,7 @@ def measure(
         trace, load = _as_worked(trace)
         parameters = replace(parameters, guest_load=load or parameters.guest_load)
     if source is None and not line and recording.ran_with(bandwidth, downtime_ns):
-        parameters = replace(parameters, sender=recording.sender(parameters.bandwidth))
+        parameters = replace(parameters, course=recording.course(parameters.bandwidth))
     readings = Readings(trace, parameters)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]
@@ -296,8 +296,8 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
         )
         if recording.end_ns is None:
             yield f"{name}: when that was is not recorded: compared with the replay's end"
-    if parameters.sender is not None:
-        late = parameters.sender.late_ns / 1e9
+    if parameters.course is not None:
+        late = parameters.course.late_ns / 1e9
         yield (
             f"{name}: the host let QEMU's sender run as recorded (it woke {late:.3g} s too late "
             "in all)"

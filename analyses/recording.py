@@ -8,10 +8,10 @@ from itertools import pairwise
 from operator import index
 from typing import Any
 
+from replay.course import Course
 from replay.dirty_limit import DirtyLimit
 from replay.link import HEADER_BYTES
 from replay.parameters import Parameters
-from replay.sender import Sender
 from replay.throttle import AutoConverge
 from tracer.errors import TraceError, UsageError
 from tracer.trace import Trace
@@ -36,7 +36,7 @@ _LACKING = (
 _LACKING_PARAMETERS = ("avail-switchover-bandwidth",)
 #: When a sync or an iteration began; the columns of the sender's iterations.
 _BEGIN = "t_host_ns"
-_SENDER = (_BEGIN, "until_host_ns", "normal", "zero")
+_ITERATIONS = (_BEGIN, "until_host_ns", "normal", "zero")
 #: max-bandwidth 0 means none: beyond any line.
 _UNLIMITED = 1 << 60
 
@@ -108,17 +108,17 @@ class Recording:
         both = [(0, 0), *((step["t_host_ns"], step["percent"]) for step in steps)]
         return [after for before, after in pairwise(both) if before[1] != after[1]]
 
-    def sender(self, bandwidth: int) -> Sender | None:
+    def course(self, bandwidth: int) -> Course | None:
         """Return when the host let QEMU's sender and vCPUs run, None where that was not recorded.
 
         bandwidth: max-bandwidth. Raises TraceError where what was recorded is no such course.
         """
-        columns, syncs = self.recorded.get("sender"), self.recorded.get("syncs") or ()
+        columns, syncs = self.recorded.get("iterations"), self.recorded.get("syncs") or ()
         if not columns:
             return None
         try:
-            rows = zip(*(columns[name] for name in _SENDER), strict=True)
-            sender = Sender(
+            rows = zip(*(columns[name] for name in _ITERATIONS), strict=True)
+            course = Course(
                 tuple((index(a), index(b), index(c), index(d)) for a, b, c, d in rows),
                 tuple((index(s[_BEGIN]), index(s.get("end_host_ns", s[_BEGIN]))) for s in syncs),
                 self.trace.meta.page_size + HEADER_BYTES,
@@ -127,10 +127,10 @@ class Recording:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(
-                f'{self.trace.path}/migration.json: "sender" and "syncs" are no course of a '
-                f"sender ({error})"
+                f'{self.trace.path}/migration.json: "iterations" and "syncs" are no course '
+                f"of a sender ({error})"
             ) from None
-        return sender if sender.iterations else None
+        return course if course.iterations else None
 
     def lacking(self) -> list[str]:
         """Return by name what the migration was run with and the model lacks."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from replay.course import Course
 from replay.dirty_limit import DirtyLimit
-from replay.sender import Sender
 from replay.strategies import Hold, Strategy
 from replay.throttle import AutoConverge
 from tracer.errors import UsageError
@@ -41,7 +41,7 @@ class Parameters:
     sync_waits: a sync is over when every vCPU has come by, so that it waits for throttled ones
     (TCG; under KVM it does not). guest_load: percent of its vCPUs' time that the guest's work
     takes; what holds it back slows it only where less is left (`replay.pacing`).
-    sender: when the host let the sender and the vCPUs run, where that is known (`replay.sender`).
+    course: when the host let the sender and the vCPUs run, where that is known (`replay.course`).
 
     Raises UsageError for values that make no sense.
     """
@@ -68,7 +68,7 @@ class Parameters:
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False
     guest_load: int = 100
-    sender: Sender | None = None
+    course: Course | None = None
     seed: int = 0
     scenarios: tuple[str, ...] | None = None
 

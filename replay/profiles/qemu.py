@@ -26,6 +26,7 @@ against QEMU's source".
 from __future__ import annotations
 
 from replay import kernels as k
+from replay.course import MAX_WAIT_MS, Pace
 from replay.dirty_limit import Limiter
 from replay.engine import Migration
 from replay.link import HEADER_BYTES, SECOND_NS, link_constants, named, wire_bytes
@@ -37,7 +38,6 @@ from replay.profiles.steps import (
     round_row,
     wait_for_answer,
 )
-from replay.sender import MAX_WAIT_MS, Pace
 from replay.throttle import Throttle, pace, sleep_left
 
 MS_NS = 1_000_000
@@ -67,8 +67,8 @@ class _Window:
         self._budget = parameters.bandwidth // _WINDOWS_A_SECOND
         self._limit_ns = parameters.downtime_limit_ns
         self.iterations = 0
-        sender = parameters.sender
-        self._phase_ns = 0 if sender is None else sender.phase_ns
+        recorded = parameters.course
+        self._phase_ns = 0 if recorded is None else recorded.phase_ns
         self._start_ms = 0
         self._start_bytes = 0
         #: Bytes; 0 until a window has been measured.
@@ -122,8 +122,7 @@ class _Loop:
         self._rounds: list[Round] = []
         self._throttles: list[tuple[int, int]] = []
         self._course: list[Moment] = []
-        self._sender = parameters.sender
-        self._vcpu_wakes = [] if self._sender is None else self._sender.vcpu_wakes()
+        self._recorded = parameters.course
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
@@ -161,8 +160,8 @@ class _Loop:
         """Return how the iteration goes that begins."""
         parameters = self._migration.parameters
         page_ns = (self._page_size + HEADER_BYTES) * SECOND_NS // parameters.line_rate
-        sender = self._sender
-        found = None if sender is None else sender.near(start, page_ns, parameters.zero_page_ns)
+        recorded = self._recorded
+        found = None if recorded is None else recorded.near(start, page_ns, parameters.zero_page_ns)
         return found or Pace(1, 1, None)
 
     def _send_at(self, took: int, usual: int) -> None:
@@ -175,7 +174,7 @@ class _Loop:
     def _sleep_ns(self, now: int) -> int:
         """Return for how long the sender sleeps, what the host keeps it longer included."""
         sleep = self._window.sleep_ns(now)
-        woke = None if self._sender is None else self._sender.wake(now, now + sleep)
+        woke = None if self._recorded is None else self._recorded.wake(now, now + sleep)
         return sleep + self._migration.parameters.wake_ns if woke is None else woke - now
 
     def _check(self, now: int) -> tuple[int, Outcome | None]:
@@ -228,15 +227,25 @@ class _Loop:
         if self._limiter is not None:
             guest = migration.clock.guest(now)
             self._limiter.synced(now, guest, dirtied, self._window.sent)
+        now = self._wait(now, self._sync_lasts(now))
         if throttle is None:
             return now
-        if migration.parameters.sync_waits and self._throttles:
-            now = self._wait(now, sleep_left(self._throttles, now, self._vcpu_wakes))
         if throttle.synced(self._window.ms(now), dirtied, migration.bytes_sent + self._framing):
             left = pace(throttle.percent, migration.parameters.guest_load)
             migration.throttle(now, 100 - left)
             self._throttles.append((now, throttle.percent))
         return now
+
+    def _sync_lasts(self, now: int) -> int:
+        """Return for how many ns a sync waits for the vCPUs."""
+        recorded = self._recorded
+        end = None if recorded is None else recorded.synced(now)
+        if end is not None:
+            return end - now
+        if not (self._throttle and self._throttles and self._migration.parameters.sync_waits):
+            return 0
+        wakes = () if recorded is None else recorded.vcpu_wakes
+        return sleep_left(self._throttles, now, wakes)
 
     def _next_due(self) -> int:
         due = self._migration.next_due()

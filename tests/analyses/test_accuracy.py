@@ -98,9 +98,9 @@ def test_another_migration_has_another_sender(given):
 
 
 def test_a_log_may_break_off_in_a_sync(tmp_path):
-    sender = {"t_host_ns": [1], "until_host_ns": [2], "normal": [1], "zero": [1]}
-    recorded = {"syncs": [{"t_host_ns": 0, "normal": 1}], "sender": sender}
-    found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded))).sender(1 << 30)
+    iterations = {"t_host_ns": [1], "until_host_ns": [2], "normal": [1], "zero": [1]}
+    recorded = {"syncs": [{"t_host_ns": 0, "normal": 1}], "iterations": iterations}
+    found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded))).course(1 << 30)
     assert found is not None
     assert found.syncs == ((0, 0),)
 
@@ -112,7 +112,7 @@ def test_what_was_recorded_may_be_said_again():
 
 
 @pytest.mark.parametrize(
-    "sender",
+    "iterations",
     [
         3,
         {"t_host_ns": [1]},
@@ -122,9 +122,9 @@ def test_what_was_recorded_may_be_said_again():
         {"t_host_ns": ["1"], "until_host_ns": [2], "normal": [1], "zero": [1]},
     ],
 )
-def test_a_sender_that_is_none(tmp_path, sender):
-    recorded = {"syncs": [], "throttles": [], "polls": [], "sender": sender}
-    with pytest.raises(TraceError, match=r"migration\.json.*sender"):
+def test_a_course_that_is_none(tmp_path, iterations):
+    recorded = {"syncs": [], "throttles": [], "polls": [], "iterations": iterations}
+    with pytest.raises(TraceError, match=r"migration\.json.*course"):
         measure(Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded))))
 
 

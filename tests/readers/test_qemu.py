@@ -271,7 +271,7 @@ def test_the_sender_s_iterations(tmp_path: Path) -> None:
     recorded = (Trace.open(run(tmp_path, log).out).migration or {})["recorded"]
     times = [10, 100 * ms, 1004 * ms, 1102 * ms, 1202 * ms]
     ends = [31, 100 * ms + 3, 1005 * ms, 1102 * ms, 1202 * ms]
-    assert recorded["sender"] == {
+    assert recorded["iterations"] == {
         "t_host_ns": [us * US for us in times],
         "until_host_ns": [us * US for us in ends],
         "normal": [2, 1, 1, 0, 0],
@@ -294,7 +294,7 @@ def test_a_period_of_a_second_and_a_part_of_a_ms_may_be_over_or_not(
         (1100 * ms, SYNC), (1101 * ms, sync_end(second)), (1102 * ms, pending(left)),
     ]  # fmt: skip
     recorded = (Trace.open(run(tmp_path, log).out).migration or {})["recorded"]
-    assert recorded["sender"]["zero"] == [5, zeros, 0]
+    assert recorded["iterations"]["zero"] == [5, zeros, 0]
 
 
 def test_the_last_poll_is_kept(tmp_path: Path) -> None:

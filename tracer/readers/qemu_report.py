@@ -13,12 +13,12 @@ from tracer.readers.contents import Contents
 from tracer.readers.freelist_log import FreelistLog
 from tracer.readers.freelist_merge import FreelistMerge
 from tracer.readers.guest_clock import GuestClock
+from tracer.readers.iterations import iterations_of, syncs_of
 from tracer.readers.migration_log import MigrationLog
 from tracer.readers.qemu_events import StepReader
 from tracer.readers.qemu_lines import RING_PAGE, SAVE
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
-from tracer.readers.sender_course import iterations_of, syncs_of
 
 #: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
 _CLOCK_JUMP_US = 1_000_000
@@ -135,7 +135,7 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
     """Return the trace's `migration.json`: the final answer, the settings, and `recorded`.
 
     `recorded` holds what a comparison with a replay needs, in host ns since the first sync: the
-    syncs and the sender's iterations (`tracer.readers.sender_course`), the throttle's steps, the
+    syncs and the sender's iterations (`tracer.readers.iterations`), the throttle's steps, the
     stop, and at most 200 polls.
     """
     answers, clock = outcome.answers, outcome.clock
@@ -149,7 +149,7 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
             {"t_host_ns": (t - clock.zero_us) * 1000, "percent": p} for t, p in clock.throttles
         ],
         "polls": answers.thinned(clock.zero_us),
-        "sender": iterations_of(outcome.log, clock.zero_us),
+        "iterations": iterations_of(outcome.log, clock.zero_us),
     }
     if clock.stop_us is not None:
         recorded["stop_host_ns"] = (clock.stop_us - clock.zero_us) * 1000

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from replay.sender import Pace, Sender
+from replay.course import Course, Pace
 from tests.replay import qemu_reference
 from tests.replay.qemu_reference import Guest, Settings
 from tests.replay.test_qemu_profile import as_parameters, as_trace, random_guest, replayed
@@ -46,11 +46,9 @@ def test_a_course_is_followed(seed):
     guest, settings = busy(seed)
     real = qemu_reference.Migration(guest, settings)
     real.run()
-    sender = Sender(
-        tuple(real.iterations), tuple(real.sync_times), PAGE + 8, settings.max_bandwidth
-    )
+    taken = Course(tuple(real.iterations), tuple(real.sync_times), PAGE + 8, settings.max_bandwidth)
     trace, parameters = as_trace(guest), as_parameters(settings)
-    migration, outcome = replayed(trace, replace(parameters, sender=sender))
+    migration, outcome = replayed(trace, replace(parameters, course=taken))
     assert (migration.syncs, len(outcome.throttles)) == (real.syncs, len(real.throttles))
     assert abs(migration.copies - real.sent) < 10
     assert abs(outcome.end_ns - real.now) < 2 * MS
@@ -58,21 +56,31 @@ def test_a_course_is_followed(seed):
     assert blind.end_ns < real.now - 100 * MS
 
 
-def course(*looks: tuple[int, int, int, int], syncs=(), pages: int = 10) -> Sender:
+def course(*looks: tuple[int, int, int, int], syncs=(), pages: int = 10) -> Course:
     """Return the course of a sender that may send so many pages in a window."""
-    return Sender(looks, syncs, PAGE + 8, pages * (PAGE + 8) * 10)
+    return Course(looks, syncs, PAGE + 8, pages * (PAGE + 8) * 10)
 
 
 def test_it_sleeps_when_the_budget_is_spent():
     looks = ((0, 2 * MS, 6, 0), (52 * MS, 53 * MS, 4, 0), (103 * MS, 104 * MS, 9, 0))
     # The host kept it for 50 ms; after the second iteration it slept, to a sync.
-    sender = course(*looks, syncs=((0, 100), (101 * MS, 103 * MS - 1)))
-    assert sender.wakes == [101 * MS]
-    assert sender.wake(50 * MS, 100 * MS) == 101 * MS
-    assert sender.wake(50 * MS, 150 * MS) == 101 * MS
-    assert sender.wake(50 * MS, 160 * MS) is None
-    assert sender.wake(102 * MS, 150 * MS) is None
-    assert sender.vcpu_wakes() == [103 * MS - 1]
+    taken = course(*looks, syncs=((0, 100), (101 * MS, 103 * MS - 1)))
+    assert taken.wakes == [101 * MS]
+    assert taken.wake(50 * MS, 100 * MS) == 101 * MS
+    assert taken.wake(50 * MS, 150 * MS) == 101 * MS
+    assert taken.wake(50 * MS, 160 * MS) is None
+    assert taken.wake(102 * MS, 150 * MS) is None
+    assert taken.vcpu_wakes == [103 * MS - 1]
+
+
+def test_a_sync_lasts_as_it_did():
+    syncs = ((0, 100), (101 * MS, 900 * MS), (900 * MS + 500, 950 * MS))
+    taken = course((0, 1, 1, 0), syncs=syncs)
+    assert taken.synced(0) == 100
+    assert taken.synced(50_000) == 50_000
+    assert taken.synced(101 * MS - 50_000) == 900 * MS
+    assert taken.synced(900 * MS + 300) == 950 * MS
+    assert taken.synced(103 * MS) is None
 
 
 def test_a_window_that_is_over_leaves_nothing_to_sleep_for():
@@ -86,13 +94,13 @@ def test_a_pace_is_that_of_the_nearest_iteration():
     # 9 pages up to the next look; 9 up to the beginning of the last one; one at all.
     looks = [(0, 4 * MS, 5, 5), (5 * MS, 14 * MS, 10, 0), (114 * MS, 190 * MS, 1, 0),
              (250 * MS, 250 * MS, 0, 0)]  # fmt: skip
-    sender = course(*looks)
-    assert sender.near(100, 1000, 10) == Pace(5 * MS, 5_050, None)
-    assert sender.near(4 * MS, 1000, 10) == Pace(9 * MS, 9_000, None)
-    assert sender.near(114 * MS, 1000, 10) == Pace(136 * MS, 1_000, 1)
-    assert sender.near(116 * MS, 1000, 10) == Pace(136 * MS, 1_000, None)
-    assert sender.near(250 * MS, 1000, 10) is None
-    assert sender.near(305 * MS, 1000, 10) is None
+    taken = course(*looks)
+    assert taken.near(100, 1000, 10) == Pace(5 * MS, 5_050, None)
+    assert taken.near(4 * MS, 1000, 10) == Pace(9 * MS, 9_000, None)
+    assert taken.near(114 * MS, 1000, 10) == Pace(136 * MS, 1_000, 1)
+    assert taken.near(116 * MS, 1000, 10) == Pace(136 * MS, 1_000, None)
+    assert taken.near(250 * MS, 1000, 10) is None
+    assert taken.near(305 * MS, 1000, 10) is None
 
 
 @pytest.mark.parametrize("phase_us", [0, 130, 500, 870])
@@ -104,9 +112,9 @@ def test_the_phase_of_the_clock_shows_in_the_windows(phase_us):
         wakes.append(now)
         done = now + rng.randrange(2 * MS, 9 * MS)
         now = done + ((now + phase) // MS + 100 - (done + phase) // MS) * MS + 60_000
-    sender = course(*((wake, wake + MS, 1, 0) for wake in wakes), pages=1)
-    assert sender.wakes == wakes[1:]
-    apart = abs(sender.phase_ns - phase)
+    taken = course(*((wake, wake + MS, 1, 0) for wake in wakes), pages=1)
+    assert taken.wakes == wakes[1:]
+    apart = abs(taken.phase_ns - phase)
     assert min(apart, MS - apart) <= 100_000
 
 

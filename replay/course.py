@@ -40,7 +40,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Sender:
+class Course:
     """The recorded course, all in host ns since the first sync, ascending.
 
     iterations: (begin, end, pages with content, zero pages) of each: the look at what is pending,
@@ -168,6 +168,13 @@ class Sender:
     def _begins(self) -> list[int]:
         return [begin for begin, *_ in self.iterations]
 
+    def synced(self, begin: int) -> int | None:
+        """Return when a sync was over that began at `begin`, None where none began at that ms."""
+        at = bisect_left(self.syncs, (begin - MS_NS, 0))
+        near = [pair for pair in self.syncs[at : at + 2] if abs(pair[0] - begin) < MS_NS]
+        return max(begin, min(near, key=lambda pair: abs(pair[0] - begin))[1]) if near else None
+
+    @cached_property
     def vcpu_wakes(self) -> list[int]:
         """When a sync that waited for a throttled vCPU ended, so that the vCPU woke."""
         return [end for begin, end in self.syncs if end - begin >= _WAITED_NS]
