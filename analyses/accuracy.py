@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analyses.recording import Recording
-from replay.contained import contained_reports, foretold_reports
+from replay.contained import BLOCK_PAGES, contained_reports, foretold_reports
 from replay.engine import Migration
 from replay.kernels import FOREVER
 from replay.pacing import at_work, load_of
@@ -25,6 +25,8 @@ from tracer.trace import Trace
 
 #: A time may be off by one window of QEMU's (BUFFER_DELAY) before percents count.
 WINDOW_NS = 100_000_000
+#: QEMU's total-time begins with the command: from there to the first sync it took 2 to 6 ms.
+_SETUP_NS = 4_000_000
 #: What a tolerance is held against; the rest is shown only.
 JUDGED = ("normal_pages", "zero_pages", "wire_bytes", "syncs", "total_ns", "throttle_percent")
 _TIMES = ("total_ns", "downtime_ns")
@@ -114,14 +116,17 @@ def measure(
 ) -> Accuracy:
     """Replay `source` (validated; its own trace where none is given) as the recording was run.
 
-    bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, what
-    else there is of the sender's speed. Raises UsageError where the
-    recording does not say the bandwidth and none is given, and where `source` is of another guest.
+    bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, the
+    sender's speed, where it is not what `source` was recorded with. Raises UsageError where the
+    recording does not say the bandwidth and none is given, where `source` is of another guest, and
+    where it was recorded with hinting and the recording ran without.
     """
     trace = recording.trace if source is None else source
     _alike(recording.trace, trace)
+    _known_without_hinting(recording.trace, trace)
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
-    parameters = replace(parameters, **(line or {}))
+    sender = Recording.of(trace).sender if trace.migration is not None else {}
+    parameters = replace(parameters, **{**sender, **(line or {})})
     if parameters.auto_converge is not None:
         trace, load = _as_worked(trace)
         parameters = replace(parameters, guest_load=load or parameters.guest_load)
@@ -151,6 +156,23 @@ def _alike(recorded: Trace, source: Trace) -> None:
             f"{recorded.name} one of {ours.pages} of {ours.page_size}: foretell a migration from a "
             "recording of the same guest"
         )
+
+
+def _known_without_hinting(recorded: Trace, source: Trace) -> None:
+    """Raise UsageError where hinting has kept from the source what would be sent without it."""
+    if recorded.meta.hinting or not source.meta.hinting:
+        return
+    zeroed = len(contained_reports(source).t) * BLOCK_PAGES
+    known = (
+        f"{zeroed} pages were zeroed as the guest took them to report them (init_on_alloc), and "
+        if zeroed
+        else ""
+    )
+    raise UsageError(
+        f"{source.name} was recorded with free page hinting on and {recorded.name} without: {known}"
+        "what the reported memory held before is in no row, though without hinting it is sent; "
+        f"foretell {recorded.name} from a recording with hinting off"
+    )
 
 
 def _as_worked(trace: Trace) -> tuple[Trace, int | None]:
@@ -217,7 +239,8 @@ def _quantities(
     yield "syncs", recording.counter("dirty-sync-count"), moment.syncs
     if recording.completed:
         stopped = outcome.stop_ns is not None
-        yield "total_ns", recording.time_ns("total-time"), outcome.end_ns if stopped else None
+        total = outcome.end_ns + _SETUP_NS if stopped else None
+        yield "total_ns", recording.time_ns("total-time"), total
         downtime = None if outcome.stop_ns is None else outcome.end_ns - outcome.stop_ns
         yield "downtime_ns", recording.time_ns("downtime"), downtime
     if recording.capabilities.get("auto-converge"):
@@ -280,11 +303,23 @@ def _predicted_curve(trace: Trace, scenario: Scenario, outcome: Outcome, end: in
 
 def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iterator[str]:
     name = recording.trace.name
+    if parameters.line_rate != Parameters.line_rate:
+        yield (
+            f"{name}: the sender puts out {parameters.line_rate / 1e9:.3g} GB/s, passes a zero "
+            f"page in {parameters.zero_page_ns} ns and wakes {parameters.wake_ns / 1e3:.3g} us "
+            "late (as recorded, or as given)"
+        )
     if parameters.auto_converge is not None:
         load = parameters.guest_load
         how = f"needs {load} % of its vCPUs' time" if load < 100 else "works as fast as it may"
         seen = "as its recording shows" if trace.meta.clock == "work" else "assumed"
         yield f"{name}: the throttled guest {how} ({seen})"
+    if parameters.dirty_limit is not None and (unknown := recording.unknown_of_the_limit()):
+        limit = parameters.dirty_limit
+        yield (
+            f"{name}: {' and '.join(unknown)} not recorded: dirty-limit is replayed for a guest of "
+            f"{limit.vcpus} vCPUs with rings of {limit.ring} entries"
+        )
     lacking = recording.lacking()
     if lacking:
         yield f"{name}: it ran with {', '.join(lacking)}, which the model lacks"
@@ -311,10 +346,10 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
             f"4 MiB every {recording.hint_block_ns / 1e6:g} ms, zeroed as it is taken "
             "(init_on_alloc)"
         )
-    elif hinted != trace.meta.hinting:
+    elif hinted and not trace.meta.hinting:
         yield (
-            f"{name}: free page hinting was on in one of it and {trace.name} and off in the other; "
-            "what hinting does to the guest is not foretold"
+            f"{name}: free page hinting is not foretold: {trace.name}, recorded without it, has no "
+            "free list"
         )
     elif trace.meta.hinting:
         yield (

@@ -37,6 +37,8 @@ _LACKING_PARAMETERS = ("avail-switchover-bandwidth",)
 #: When a sync or an iteration began; the columns of the sender's iterations.
 _BEGIN = "t_host_ns"
 _ITERATIONS = (_BEGIN, "until_host_ns", "normal", "zero")
+#: Of `replay.parameters`, what the sender's own log tells.
+_SPEEDS = ("line_rate", "zero_page_ns", "wake_ns")
 #: max-bandwidth 0 means none: beyond any line.
 _UNLIMITED = 1 << 60
 
@@ -132,6 +134,15 @@ class Recording:
             ) from None
         return course if course.iterations else None
 
+    @property
+    def sender(self) -> dict[str, int]:
+        """How fast the sender was, as `replay.parameters` names it, so far as that was measured."""
+        found = self.recorded.get("sender")
+        if not isinstance(found, dict):
+            return {}
+        speeds = {name: _whole(found.get(name), 0) for name in _SPEEDS}
+        return {name: value for name, value in speeds.items() if value > 0}
+
     def lacking(self) -> list[str]:
         """Return by name what the migration was run with and the model lacks."""
         found = [name for name in _LACKING if self.capabilities.get(name)]
@@ -139,6 +150,12 @@ class Recording:
         if self.parameters.get("zero-page-detection") == "none":
             found.append("zero-page-detection none")
         return found
+
+    def unknown_of_the_limit(self) -> list[str]:
+        """Return what dirty-limit depends on and the recording does not say."""
+        names = {"vcpus": "its vCPUs", "dirty_ring_size": "its rings' size"}
+        source = self.trace.meta.source
+        return [said for key, said in names.items() if not _whole(source.get(key), 0)]
 
     def replay_parameters(self, bandwidth: int | None, downtime_ns: int | None) -> Parameters:
         """Return how to replay it: as it was run, but for what is given here.

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 from replay.doubt import Doubt
 from replay.engine import LOOP_PASSES, Migration
+from replay.parameters import Parameters
 from replay.result import Scenario
+
+_USUAL_STOP = (Parameters.stop_ns, Parameters.device_bytes)
 
 
 def assumptions(migration: Migration, scenario: Scenario, doubt: Doubt | None) -> Iterator[str]:
@@ -27,8 +30,19 @@ def assumptions(migration: Migration, scenario: Scenario, doubt: Doubt | None) -
         yield "the trace was recorded with hinting on and contains what hinting did to the guest"
     if parameters.at_end == "loop":
         yield f"the trace is repeated, at most {LOOP_PASSES} times, contents kept at the seam"
+    if parameters.profile == "qemu":
+        yield _about_the_stop(parameters)
     if migration.strategy.hints:
         yield from _about_hints(migration, doubt)
+
+
+def _about_the_stop(parameters: Parameters) -> str:
+    taken = (parameters.stop_ns, parameters.device_bytes)
+    usual = " (as measured on small guests)" if taken == _USUAL_STOP else ""
+    return (
+        f"the switchover takes {parameters.stop_ns / 1e6:g} ms besides what is sent, and sends "
+        f"{parameters.device_bytes} bytes of device state after the memory{usual}"
+    )
 
 
 def _about_hints(migration: Migration, doubt: Doubt | None) -> Iterator[str]:

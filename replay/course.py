@@ -174,6 +174,16 @@ class Course:
         near = [pair for pair in self.syncs[at : at + 2] if abs(pair[0] - begin) < MS_NS]
         return max(begin, min(near, key=lambda pair: abs(pair[0] - begin))[1]) if near else None
 
+    def stopped(self, now: int) -> int | None:
+        """Return when the sync was over that followed a stop at `now`, None where that is another.
+
+        (A vCPU may be sent to sleep just before: the throttle's timer ticks until it is stopped.)
+        """
+        if not self.syncs or self.syncs[-1][0] < self.iterations[-1][0]:
+            return None
+        begin, end = self.syncs[-1]
+        return max(now, end) if abs(begin - now) < _NEAR_NS else None
+
     @cached_property
     def vcpu_wakes(self) -> list[int]:
         """When a sync that waited for a throttled vCPU ended, so that the vCPU woke."""

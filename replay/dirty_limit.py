@@ -1,14 +1,18 @@
 """Dirty-limit: holding back vCPUs that dirty memory faster than they may.
 
 What QEMU does (10.2's migration/ram.c, migration_trigger_throttle and migration_dirty_limit_guest;
-system/dirtylimit.c; the capability is newer than 7.2). A thread counts, a period at a time, the
-pages that come through a vCPU's dirty ring; from that it sets for how long the vCPU sleeps each
-time its ring is full. A ring is emptied, and its pages are watched again, when it is full, at each
-period's end and at each sync. It stays in force to the migration's end.
+system/dirtylimit.c; the capability is newer than 7.2, the command set-vcpu-dirty-limit is not). A
+thread counts, a period at a time, the pages that come through a vCPU's dirty ring; from that it
+sets for how long the vCPU sleeps each time its ring is full. A ring is emptied, and its pages are
+watched again, when it is full, at each period's end and at each sync. It stays in force to the
+migration's end.
 
-Assumed here: the vCPUs dirty alike, so that they have one rate and one pace, and a guest's pace is
-even over a period, also where a sleep is longer than that. A trace that hides rewrites shows too
-few ring entries.
+A period's end also wakes a vCPU that sleeps (kvm_cpu_synchronize_kick_all), so that every period
+begins with an empty ring and a vCPU that runs: what it dirties is whole rings, one more than it
+sleeps times. With sleeps of a good part of the period that is far above the limit.
+
+Assumed here: the vCPUs dirty alike, so that they have one rate and one pace, and what a guest gets
+done in a period it does at an even pace. A trace that hides rewrites shows too few ring entries.
 """
 
 from __future__ import annotations
@@ -38,7 +42,9 @@ class DirtyLimit:
     """QEMU's vcpu-dirty-limit (MiB/s, for each vCPU) and x-vcpu-dirty-limit-period (ms).
 
     trigger: throttle-trigger-threshold, percent of the bytes sent in a period that may be dirtied
-    again. vcpus: of the guest. ring: entries of a vCPU's ring, QEMU's dirty-ring-size.
+    again. vcpus: of the guest. ring: entries of a vCPU's ring, QEMU's dirty-ring-size. reserved: of
+    these, how many are free when the ring counts as full (KVM_DIRTY_RING_RSVD_ENTRIES; where the
+    processor logs pages itself, Intel's PML, it is 512 more).
 
     Raises UsageError for what QEMU does not take.
     """
@@ -48,6 +54,7 @@ class DirtyLimit:
     trigger: int = 50
     vcpus: int = 1
     ring: int = 4096
+    reserved: int = 64
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -61,6 +68,11 @@ class DirtyLimit:
                 raise UsageError(f"dirty limit's {name} {value}: wanted {low} to {high}")
         if self.ring & (self.ring - 1):
             raise UsageError(f"dirty limit's ring {self.ring}: wanted a power of two")
+        if not 0 <= self.reserved < self.ring:
+            raise UsageError(
+                f"dirty limit's ring {self.ring}: wanted more than the {self.reserved} entries "
+                "that KVM keeps free"
+            )
 
 
 class Sleep:
@@ -101,19 +113,26 @@ class Limiter:
         self.next_tick = FOREVER
         self._settings, self._page_size, self._load = settings, trace.meta.page_size, load
         self._sleep = Sleep(settings.rate, settings.ring * self._page_size >> 20)
-        self._ring = DirtyRing(trace, passes, settings.ring * settings.vcpus)
+        usable = settings.ring - settings.reserved
+        self._ring = DirtyRing(trace, passes, usable * settings.vcpus)
         self._trigger = Trigger(settings.trigger, 0)
         self._guest = 0
         #: Guest ns in which a ring fills.
         self._fill = 0
+        #: What whole percents have left out so far, in hundredths of ns.
+        self._rest = 0
 
     def synced(self, now: int, guest: int, dirtied: int, sent: int) -> None:
         """Take down a sync that is over, at host and guest ns; bytes as `Trigger` takes them."""
         if self.next_tick < FOREVER:
             self._ring.harvest(guest)
         elif self._trigger.synced(now // MS_NS, dirtied, sent):
-            self._ring.begin(guest)
-            self._begin(now, guest)
+            self.start(now, guest)
+
+    def start(self, now: int, guest: int) -> None:
+        """Begin to limit, at host and guest ns (set-vcpu-dirty-limit)."""
+        self._ring.begin(guest)
+        self._begin(now, guest)
 
     def tick(self, now: int, guest: int) -> bool:
         """End the period under way, at host and guest ns; return whether the pace has changed."""
@@ -130,11 +149,15 @@ class Limiter:
         self.next_tick, self._guest = now + self._settings.period_ms * MS_NS, guest
 
     def _pace(self, entries: int, ran: int) -> int:
-        """Return the share of a ring's filling in the time that this and the sleep take."""
+        """Return how much of the next period's work gets done: all but for what is slept."""
         if entries >= _ENOUGH or (entries and not self._fill):
             self._fill = ran * self._ring.size // entries
-        if not self._sleep.us or self._fill > self._settings.period_ms * MS_NS:
+        period = self._settings.period_ms * MS_NS
+        busy, asleep = self._fill * self._load // 100, self._sleep.us * _US_NS
+        if not asleep or busy >= period:
             # A ring that is emptied before it is full lets nothing sleep.
             return 100
-        cycle = self._fill * self._load // 100 + self._sleep.us * _US_NS
-        return max(1, min(100, self._fill * 100 // cycle))
+        filled, left = divmod(period, busy + asleep)
+        done = filled * self._fill + min(left, busy) * 100 // self._load
+        percent, self._rest = divmod(done * 100 + self._rest, period)
+        return max(1, min(100, percent))

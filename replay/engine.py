@@ -302,13 +302,13 @@ class Migration:
         self.move_cursor(0, now)
         return self.copy_rest(now)
 
-    def copy_rest(self, now: int) -> int:
+    def copy_rest(self, now: int, after_ns: int = 0) -> int:
         """Copy all that is pending, the guest stopped, from the cursor on and round the end.
 
-        Returns the time of the last byte.
+        The first copy is made `after_ns` later. Returns the time of the last byte.
         """
         self._note("stop", now)
-        self.link_free(now)
+        self.link_free(now + after_ns)
         self.limit()
         self._run(k.FOREVER)
         if self.pending_now:

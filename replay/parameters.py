@@ -7,6 +7,7 @@ from typing import Literal
 
 from replay.course import Course
 from replay.dirty_limit import DirtyLimit
+from replay.link import SECOND_NS
 from replay.strategies import Hold, Strategy
 from replay.throttle import AutoConverge
 from tracer.errors import UsageError
@@ -36,7 +37,8 @@ class Parameters:
 
     Profile `qemu` alone: bandwidth is max-bandwidth; line_rate (bytes/s) is how fast a window's
     budget is sent, zero_page_ns what finding a page to be zero takes, wake_ns how late the sender
-    wakes from its sleep (all three measured from QEMU 7.2's logs, `analyses.line`).
+    wakes from its sleep, stop_ns what the switchover takes besides what is sent in it; device_bytes
+    follow the last page at line_rate: the devices' state (measured on QEMU 7.2, `analyses.line`).
     auto_converge, dirty_limit: None for not holding the guest back; one of them at a time.
     sync_waits: a sync is over when every vCPU has come by, so that it waits for throttled ones
     (TCG; under KVM it does not). guest_load: percent of its vCPUs' time that the guest's work
@@ -64,6 +66,8 @@ class Parameters:
     line_rate: int = 1_280_000_000
     zero_page_ns: int = 200
     wake_ns: int = 100_000
+    stop_ns: int = 2_000_000
+    device_bytes: int = 196_608
     auto_converge: AutoConverge | None = None
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False
@@ -84,6 +88,10 @@ class Parameters:
         _within("line rate", self.line_rate, 1, _MAX_BANDWIDTH, "bytes/s")
         _within("zero page cost", self.zero_page_ns, 0, _MAX_NS, "ns")
         _within("wake-up delay", self.wake_ns, 0, _MAX_NS, "ns")
+        _within("stop time", self.stop_ns, 0, _MAX_NS, "ns")
+        _within("device state", self.device_bytes, 0, _MAX_BANDWIDTH, "bytes")
+        state_ns = self.device_bytes * SECOND_NS // self.line_rate
+        _within("device state at this line rate", state_ns, 0, _MAX_NS, "ns")
         _within("guest load", self.guest_load, 1, 100, "percent")
         _within("seed", self.seed, 0, 1 << 62, "")
         if self.max_rounds is not None:

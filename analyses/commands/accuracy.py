@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from analyses.commands import units
-from analyses.commands.qemu_options import LineRate, WakeUp, ZeroPageTime, line_parameters
+from analyses.commands.qemu_options import (
+    DeviceState,
+    LineRate,
+    StopTime,
+    WakeUp,
+    ZeroPageTime,
+    line_parameters,
+)
 
 
 def accuracy(
@@ -41,6 +48,8 @@ def accuracy(
     line_rate: LineRate = None,
     zero_page_time: ZeroPageTime = None,
     wake_up: WakeUp = None,
+    stop_time: StopTime = None,
+    device_state: DeviceState = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -62,7 +71,13 @@ def accuracy(
     """
     rate = None if bandwidth is None else units.bandwidth(bandwidth, "--bandwidth")
     limit = None if downtime_limit is None else units.duration(downtime_limit, "--downtime-limit")
-    line = line_parameters(line_rate, zero_page_time, wake_up)
+    line = line_parameters(
+        line_rate=line_rate,
+        zero_page_time=zero_page_time,
+        wake_up=wake_up,
+        stop_time=stop_time,
+        device_state=device_state,
+    )
 
     from analyses.accuracy import measure  # noqa: PLC0415 - heavy
     from analyses.commands.compiling import compile_kernels  # noqa: PLC0415

@@ -25,7 +25,8 @@ def line(
 
     Reads QEMU's log (events migrate_pending and ram_save_page) and gives what profile qemu of
     `replay` and `accuracy` takes: the rate at which a window's budget is sent, what a zero page
-    costs, and how late the sender wakes from its sleep.
+    costs, how late the sender wakes from its sleep, and, from the downtime in migrate.json, what
+    the stop takes besides what is sent then.
     """
     from analyses.line import measure_folder  # noqa: PLC0415 - heavy
     from analyses.render.line import show  # noqa: PLC0415

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -33,25 +34,58 @@ WakeUp = Annotated[
         help="Profile qemu: how late the sender wakes for the next window.",
     ),
 ]
+StopTime = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        show_default="2ms",
+        help="Profile qemu: what the stop takes besides the time of what is sent then.",
+    ),
+]
+DeviceState = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        show_default="192KiB",
+        help="Profile qemu: the devices' state, sent after the last page at the line rate.",
+    ),
+]
 #: Options that only profile qemu heeds, and those of them that need another one of them.
-_QEMU = ("line_rate", "zero_page_time", "wake_up", "auto_converge", "dirty_limit")
+_QEMU = (
+    "line_rate",
+    "zero_page_time",
+    "wake_up",
+    "stop_time",
+    "device_state",
+    "auto_converge",
+    "dirty_limit",
+)
 _NEED_CONVERGE = ("throttle_initial", "throttle_increment", "throttle_maximum")
 _NEED_LIMIT = ("vcpus", "dirty_ring")
 _NEED_EITHER = ("throttle_trigger", "guest_load")
 
 
-def line_parameters(
-    line_rate: str | None, zero_page_time: str | None, wake_up: str | None
-) -> dict[str, int]:
+def line_parameters(**given: str | None) -> dict[str, int]:
     """Return the sender's speeds that were given, as `replay.parameters` names them."""
-    given = {}
-    if line_rate is not None:
-        given["line_rate"] = units.bandwidth(line_rate, "--line-rate")
-    if zero_page_time is not None:
-        given["zero_page_ns"] = units.duration(zero_page_time, "--zero-page-time")
-    if wake_up is not None:
-        given["wake_ns"] = units.duration(wake_up, "--wake-up")
-    return given
+    return {
+        _LINE[name][0]: _LINE[name][1](text, _spelled(name))
+        for name, text in given.items()
+        if text is not None
+    }
+
+
+def _state_size(text: str, option: str) -> int:
+    return 0 if text.strip() == "0" else units.size(text, option)
+
+
+#: What an option about the sender is called in `replay.parameters`, and how it is read.
+_LINE: dict[str, tuple[str, Callable[[str, str], int]]] = {
+    "line_rate": ("line_rate", units.bandwidth),
+    "zero_page_time": ("zero_page_ns", units.duration),
+    "wake_up": ("wake_ns", units.duration),
+    "stop_time": ("stop_ns", units.duration),
+    "device_state": ("device_bytes", _state_size),
+}
 
 
 def refuse(message: str) -> NoReturn:
@@ -72,6 +106,8 @@ class QemuOptions:
     line_rate: LineRate = None
     zero_page_time: ZeroPageTime = None
     wake_up: WakeUp = None
+    stop_time: StopTime = None
+    device_state: DeviceState = None
     auto_converge: Annotated[
         bool, typer.Option("--auto-converge", help="Profile qemu: throttle a guest that is ahead.")
     ] = False
@@ -179,5 +215,5 @@ class QemuOptions:
             "auto_converge": converge,
             "dirty_limit": limit,
             "guest_load": 100 if self.guest_load is None else self.guest_load,
-            **line_parameters(self.line_rate, self.zero_page_time, self.wake_up),
+            **line_parameters(**{name: getattr(self, name) for name in _LINE}),
         }

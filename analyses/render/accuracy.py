@@ -20,7 +20,9 @@ _COLUMNS = (
 )
 _STEPS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _ASCII_STEPS = " .:-=+*#@"
-_WIDEST = 60
+_WIDEST = 100
+#: A curve is followed past the end of the real one for this part of its length.
+_PAST = 8
 
 
 def show(found: Sequence[Accuracy], page: Page, tolerance: float | None) -> None:
@@ -64,15 +66,27 @@ def _picture(curves: Sequence[Curve], page: Page) -> Iterator[Text]:
     """Yield one line a curve: how many bytes remain, from left to right on one scale of time."""
     if not curves:
         return
-    end = max(curve.points[-1][0] for curve in curves)
+    end = _axis_end(curves)
     most = max((value for curve in curves for _, value in curve.points), default=0)
     label = max(len(curve.name) for curve in curves) + 2
-    width = max(min(page.width - label - 2, _WIDEST), 10)
+    width = max(min(page.width - label - 3, _WIDEST), 10)
     steps = _STEPS if page.blocks else _ASCII_STEPS
-    yield Text(f"remaining, up to {size(most)}, over {duration(end)}", style="dim")
+    beyond = "\u2192" if page.blocks else ">"
+    going_on = any(curve.points[-1][0] > end for curve in curves)
+    said = f"remaining, up to {size(most)}, over {duration(end)}"
+    yield Text(said + (f" ({beyond} goes on)" if going_on else ""), style="dim")
     for curve in curves:
         marks = "".join(_mark(value, most, steps) for value in _sample(curve, end, width))
+        if curve.points[-1][0] > end:
+            marks += beyond
         yield Text(f"  {curve.name:<{label}}").append(marks)
+
+
+def _axis_end(curves: Sequence[Curve]) -> int:
+    """Return where the axis of time ends: a little past the real one, which others may outlast."""
+    longest = max(curve.points[-1][0] for curve in curves)
+    real = next((curve.points[-1][0] for curve in curves if curve.name == "real"), longest)
+    return min(longest, real + real // _PAST)
 
 
 def _mark(value: int | None, most: int, steps: str) -> str:

@@ -17,6 +17,7 @@ _TIMES = {
     "downtime_limit_ns": "--downtime-limit",
     "zero_page_ns": "--zero-page-time",
     "wake_ns": "--wake-up",
+    "stop_ns": "--stop-time",
 }
 _WORDS = {
     "profile": "--profile",
@@ -40,6 +41,10 @@ def replay_command(path: str, strategy: Strategy, parameters: Parameters) -> str
     for name, option in (("bandwidth", "--bandwidth"), ("line_rate", "--line-rate")):
         if given[name] != default[name]:
             words += [option, f"{given[name]}B/s"]
+    if given["device_bytes"] != default["device_bytes"]:
+        # 0 is the only size without a unit.
+        size = given["device_bytes"]
+        words += ["--device-state", f"{size}B" if size else "0"]
     for name, option in _TIMES.items():
         if given[name] != default[name]:
             words += [option, f"{given[name]}ns"]

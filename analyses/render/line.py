@@ -21,11 +21,13 @@ def show(lines: Sequence[Line], page: Page) -> None:
             "-" if one.line_rate is None else rate(one.line_rate),
             "-" if one.zero_page_ns is None else setting(one.zero_page_ns),
             "-" if one.wake_ns is None else setting(one.wake_ns),
+            "-" if one.stop_ns is None else setting(one.stop_ns),
         ]
         for one in lines
     ]
     columns = [Column("recording", right=False)]
-    columns += [Column(title) for title in ("windows", "line rate", "zero page", "wake-up")]
+    titles = ("windows", "line rate", "zero page", "wake-up", "stop")
+    columns += [Column(title) for title in titles]
     page.lines([*grid(columns, rows), ""])
     page.lines([Text("To replay with them (replay --profile qemu, accuracy):", style="bold")])
     for one in lines:
@@ -40,4 +42,7 @@ def _options(one: Line) -> str:
         words.append(f"--zero-page-time {one.zero_page_ns}ns")
     if one.wake_ns is not None:
         words.append(f"--wake-up {one.wake_ns}ns")
+    if one.stop_ns is not None:
+        # Measured with the time that the devices' state took, whose size is in no log.
+        words.append(f"--stop-time {one.stop_ns}ns --device-state 0")
     return " ".join(words) or "-"

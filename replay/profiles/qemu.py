@@ -16,6 +16,9 @@ pages a window, syncs) agrees:
   and if still below, or with nothing pending, the guest is stopped, with a last sync.
 - The cursor goes round over the blocks in migration order; a sync does not move it. A search that
   finds nothing leaves it at the end of the block where it began.
+- What the stop takes besides RAM counts as downtime: pausing the vCPUs and flushing the disks
+  before it, the devices' state after it, without a limit (vm_stop_force_state,
+  qemu_savevm_state_complete_precopy). It is no part of ram.transferred and of what is pending.
 - The first sync comes before the first page. A block's first page in a row carries its name; an
   iteration begins with 5 bytes and ends with 13, of which QEMU counts 8 as RAM (ram.transferred).
 
@@ -247,6 +250,12 @@ class _Loop:
         wakes = () if recorded is None else recorded.vcpu_wakes
         return sleep_left(self._throttles, now, wakes)
 
+    def _stop_lasts(self, now: int) -> int:
+        """Return after how many ns, as recorded, the sync was over that follows the stop."""
+        recorded = self._recorded
+        end = None if recorded is None else recorded.stopped(now)
+        return 0 if end is None else end - now
+
     def _next_due(self) -> int:
         due = self._migration.next_due()
         return due if self._limiter is None else min(due, self._limiter.next_tick)
@@ -336,7 +345,9 @@ class _Loop:
         migration.sync(now)
         migration.end_round(now)
         self._send_at(1, 1)
-        end = migration.copy_rest(now)
+        parameters = migration.parameters
+        end = migration.copy_rest(now, max(parameters.stop_ns, self._stop_lasts(now)))
+        end += parameters.device_bytes * SECOND_NS // parameters.line_rate
         self._rounds.append(round_row(migration, self._before, now, end, None, stopped=True))
         return self._outcome(reason, end, now)
 

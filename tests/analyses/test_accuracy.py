@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 
-from analyses.accuracy import Row, measure
+from analyses.accuracy import Accuracy, Curve, Row, measure
 from analyses.commands import run
 from analyses.recording import Recording
 from analyses.render.accuracy import show
 from analyses.render.terminal import Page
+from replay.contained import BLOCK_PAGES, contained_reports
 from replay.dirty_limit import DirtyLimit
 from tests.analyses.traces import meta, write
 from tracer import Trace, TraceError, UsageError
@@ -146,6 +149,18 @@ def test_another_guest_foretells_nothing():
         measure(recording("seq.40"), Trace.open(SAMPLES / "race.trace"))
 
 
+def test_what_hinting_has_hidden_is_not_foretold():
+    """Pages that were reported were never sent: whether they held data, no row says."""
+    source = recording("prefill-hot.hint-on").trace
+    with pytest.raises(UsageError) as error:
+        measure(recording("prefill-hot.hint-off"), source)
+    said = str(error.value)
+    zeroed = len(contained_reports(source).t) * BLOCK_PAGES
+    assert zeroed > 50_000
+    assert f"{zeroed} pages were zeroed as the guest took them" in said
+    assert "from a recording with hinting off" in said
+
+
 def test_rows_in_json(capsys):
     path = str(SAMPLES / "prefill-hot.hint-off.trace")
     assert run(["accuracy", path, "--json", "--tolerance", "0.5"]) == 0
@@ -202,6 +217,38 @@ def test_dirty_limit_as_it_was_set(tmp_path):
     found = Recording.of(Trace.open(path))
     assert found.lacking() == []
     assert found.replay_parameters(None, None).dirty_limit == DirtyLimit(60, 500, 40)
+    said = "its vCPUs and its rings' size not recorded: dirty-limit is replayed for a guest of 1 vC"
+    assert any(said in text for text in measure(found).remarks)
+    sizes = replace(BARE, source={"vcpus": 2, "dirty_ring_size": 1024})
+    write(tmp_path / "b.trace", sizes, dirty=[(MS, 3, 2)])
+    found = replace(found, trace=Trace.open(tmp_path / "b.trace"))
+    assert found.replay_parameters(None, None).dirty_limit == DirtyLimit(60, 500, 40, 2, 1024)
+    assert not any("not recorded" in text for text in measure(found).remarks)
+
+
+def test_the_sender_is_as_fast_as_recorded(tmp_path):
+    """A GiB of device state takes a second at that rate, and half of it at the rate given."""
+    sender = {"line_rate": 1 << 30, "zero_page_ns": 300, "wake_ns": 5000}
+    recorded = {"syncs": [], "polls": [], "sender": sender}
+    found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded)))
+    assert found.sender == sender
+
+    def downtime(**line) -> int:
+        rows = measure(found, line=line).rows
+        return next(row.predicted for row in rows if row.quantity == "downtime_ns")
+
+    assert downtime(device_bytes=1 << 30) - downtime(device_bytes=0) == 10**9
+    twice = {"line_rate": 1 << 31}
+    assert downtime(device_bytes=1 << 30, **twice) - downtime(device_bytes=0, **twice) == 10**9 // 2
+    assert downtime(stop_ns=MS) - downtime(stop_ns=0) == MS
+    said = "puts out 1.07 GB/s, passes a zero page in 300 ns and wakes 5 us late (as recorded"
+    assert any(said in text for text in measure(found).remarks)
+
+
+@pytest.mark.parametrize("sender", [3, {"line_rate": "fast", "wake_ns": True}, {"line_rate": 0}])
+def test_a_sender_that_is_none(tmp_path, sender):
+    recorded = {"syncs": [], "polls": [], "sender": sender}
+    assert Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded))).sender == {}
 
 
 def test_a_bandwidth_that_is_not_recorded(tmp_path):
@@ -238,6 +285,29 @@ def test_errors_of_rows():
     assert replace(row, real=0, predicted=0).within(0)
     assert not replace(row, predicted=None).within(100)
     assert replace(row, quantity="total_ns", real=10 * MS, predicted=109 * MS).within(0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_picture_ends_soon_after_the_real_one(columns, encoding, monkeypatch):
+    """A scenario that never ends would leave a column or two for all others."""
+    curves = tuple(
+        Curve(name, tuple((end * n // 100, (100 - n) << 20) for n in range(101)))
+        for name, end in (("real", 8000), ("expected", 8800), ("saturated", 800_000))
+    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = TextIOWrapper(BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    show([Accuracy("a", "a", (), curves, ())], Page(), None)
+    out.flush()
+    head, *bars = out.buffer.getvalue().decode(encoding).splitlines()[-4:]
+    arrow = "\u2192" if encoding == "utf-8" else ">"
+    assert head.endswith(f"over 9.00 us ({arrow} goes on)")
+    assert max(len(line) for line in bars) <= columns
+    lengths = [len(line.removesuffix(arrow)) - 13 for line in bars]
+    assert lengths[0] == pytest.approx(lengths[2] * 8 / 9, abs=1)
+    assert lengths[1] == pytest.approx(lengths[2] * 8.8 / 9, abs=1)
+    assert [line.endswith(arrow) for line in bars] == [False, False, True]
 
 
 def test_the_picture(tmp_path, capsys):

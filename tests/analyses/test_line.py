@@ -13,6 +13,7 @@ from tracer import TraceError
 
 REAL = Path(__file__).parents[1] / "readers" / "data" / "line"
 PAGE = 4096
+SYNC = "migration_bitmap_sync_start "
 
 
 def log(path: Path, rows: list[tuple[int, str]]) -> Path:
@@ -36,16 +37,72 @@ def window(start: int, before: int, after: int, sent: int, last: int) -> list[tu
     return [(start, pending(before)), *saved, (start + 100_080, pending(after))]
 
 
+def by_hand(folder: Path, rows: list[tuple[int, str]], **answers) -> Line:
+    path = log(folder, rows)
+    if answers:
+        (path / "migrate.json").write_text(json.dumps({"polls": [], **answers}))
+    return measure_folder(path)
+
+
 def test_by_hand(tmp_path):
-    """10 pages in 41.04 us are 1 GB/s; 100 zero pages among 10 others take 50 us more."""
-    rows = window(0, 1000, 990, 10, 41) + window(100_080, 990, 880, 10, 91)[1:]
-    found = measure_folder(log(tmp_path / "hand", rows))
-    assert found == Line("hand", 2, 10 * (PAGE + 8) * 10**6 // 41, 500, 80_000)
+    """10 pages in 41 us are 1 GB/s; the second window, which the host held up, is not the usual."""
+    rows = window(0, 1000, 990, 10, 41)
+    rows += window(100_080, 990, 980, 10, 4100)[1:] + window(200_160, 980, 970, 10, 41)[1:]
+    found = by_hand(tmp_path / "hand", rows)
+    assert found == Line("hand", 3, 10 * (PAGE + 8) * 10**6 // 41, None, 80_000)
+
+
+def first_pass(*, zeros: int, us: int) -> list[tuple[int, str]]:
+    """A window of pages, and one with so many zero pages between two, in so many us."""
+    rows = [(0, SYNC), *window(0, 1000, 990, 10, 41)]
+    between = [(100_090, save(11)), (100_094, save(12)), (100_094 + us, save(13 + zeros))]
+    # What follows the last page with content is in the count but in no time that is known.
+    return [*rows, *between, (200_160, pending(990 - 3 - zeros - 50))]
+
+
+def test_a_zero_page_by_hand(tmp_path):
+    """Of 54 us the page that follows takes 4.1, and 100 zero pages the rest."""
+    found = by_hand(tmp_path / "hand", first_pass(zeros=100, us=54))
+    assert found.windows == 2
+    assert found.zero_page_ns == 499
+
+
+@pytest.mark.parametrize(
+    ("rows", "hint"),
+    [
+        (first_pass(zeros=10, us=54), False),  # too few in a row
+        ([(0, SYNC), *first_pass(zeros=100, us=54)], False),  # they may have been sent before
+        (first_pass(zeros=100, us=54), True),  # they may have been hinted away
+    ],
+)
+def test_what_says_nothing_of_zero_pages(tmp_path, rows, hint):
+    found = by_hand(tmp_path / "hand", rows, **{"free-page-hint": hint})
+    assert found.line_rate is not None
+    assert found.zero_page_ns is None
+
+
+STOPPED = [
+    (300_000, "migration_completion_vm_stop ret 0"),
+    (300_010, SYNC),
+    (300_030, "migration_bitmap_sync_end dirty_pages 24"),
+    *((300_030 + 4 * n, save(n)) for n in range(1, 11)),
+]
+
+
+def test_the_stop_by_hand(tmp_path):
+    """Of a downtime of 3 ms the copies take 40 us."""
+    rows = [*window(0, 1000, 990, 10, 41), *STOPPED]
+    completed = {"status": "completed", "downtime": 3}
+    assert by_hand(tmp_path / "a", rows, final=completed).stop_ns == 2_960_000
+    assert by_hand(tmp_path / "b", rows[:-10], final=completed).stop_ns == 3_000_000
+    for number, final in enumerate(({}, {**completed, "status": "failed"}, {"downtime": 3})):
+        assert by_hand(tmp_path / f"c{number}", rows, final=final).stop_ns is None
+    assert by_hand(tmp_path / "d", rows[:-13], final=completed).stop_ns is None
 
 
 def test_a_window_with_a_sync_says_nothing(tmp_path):
     first, second = window(0, 1000, 990, 10, 41), window(100_080, 990, 880, 10, 91)[1:]
-    second.insert(3, (second[2][0], "migration_bitmap_sync_start "))
+    second.insert(3, (second[2][0], SYNC))
     found = measure_folder(log(tmp_path / "hand", first + second))
     assert (found.windows, found.zero_page_ns) == (1, None)
 

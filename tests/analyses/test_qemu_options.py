@@ -31,11 +31,13 @@ def bare(path: Path) -> str:
 def test_what_they_become():
     found = options(
         line_rate="1GB/s", zero_page_time="250ns", wake_up="1ms", guest_load=60,
+        stop_time="5ms", device_state="0",
         auto_converge=True, throttle_trigger=10, throttle_initial=30, throttle_increment=20,
         throttle_maximum=80, seed=4, scenarios="recorded, saturated", at_end=AtEnd.continue_,
     )  # fmt: skip
     assert found == Parameters(
         profile="qemu", line_rate=10**9, zero_page_ns=250, wake_ns=MS, guest_load=60,
+        stop_ns=5 * MS, device_bytes=0,
         auto_converge=AutoConverge(10, 30, 20, 80), seed=4, scenarios=("recorded", "saturated"),
         at_end="continue",
     )  # fmt: skip
@@ -50,6 +52,8 @@ def test_what_they_become():
         {"auto_converge": AutoConverge(10, 30, 20, 80), "guest_load": 60},
         {"dirty_limit": DirtyLimit(60, 1000, 40, 2, 1024)},
         {"line_rate": 10**9, "zero_page_ns": 250, "wake_ns": MS, "seed": 4},
+        {"stop_ns": 0, "device_bytes": 3 << 30},
+        {"stop_ns": MS, "device_bytes": 0},
     ],
 )
 def test_the_command_line_of_a_replay_says_them(given):
@@ -75,6 +79,13 @@ def test_the_command_line_of_a_replay_says_them(given):
         (["--line-rate", "1GB/s"], "--profile qemu"),
         (["--zero-page-time", "1us"], "--profile qemu"),
         (["--wake-up", "0"], "--profile qemu"),
+        (["--stop-time", "1ms"], "--profile qemu"),
+        (["--device-state", "1MiB"], "--profile qemu"),
+        (["--profile", "qemu", "--device-state", "10"], "is no size"),
+        (
+            ["--profile", "qemu", "--device-state", "3GB", "--line-rate", "8bit/s"],
+            "device state at this line rate",
+        ),
         (["--auto-converge"], "--profile qemu"),
         (["--dirty-limit", "1MiB/s"], "--profile qemu"),
         (["--profile", "qemu", "--throttle-initial", "5"], "--auto-converge"),

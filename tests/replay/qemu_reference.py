@@ -1,6 +1,6 @@
 """QEMU's loop written down literally, page by page, from the model and from QEMU's source.
 
-Dirty-limit: from 10.2's source, all vCPUs alike, a pace that is even over a period.
+Dirty-limit: from 10.2's source, all vCPUs alike, a period's work at an even pace.
 
 For `precopy` alone, of traces that know every write. It shares no code with the engine. Names are
 those of QEMU's functions. Times are whole ns of the host, unless they end in `_ms`.
@@ -31,6 +31,8 @@ class Settings:
     line_rate: int
     zero_page_ns: int
     wake_ns: int
+    stop_ns: int = 0
+    device_bytes: int = 0
     manual: bool = False
     clear_chunk: int = 1 << 18
     #: trigger, initial, increment, max; tailslow.
@@ -41,8 +43,8 @@ class Settings:
     #: are slowed, each in turn.
     late_ns: tuple[int, ...] = (0,)
     slowed: tuple[int, ...] = (1,)
-    #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring.
-    dirty_limit: tuple[int, int, int, int, int] | None = None
+    #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring, those kept free.
+    dirty_limit: tuple[int, int, int, int, int, int] | None = None
 
 
 @dataclass
@@ -123,6 +125,7 @@ class Migration:
     def qmp_set_vcpu_dirty_limit(self) -> None:
         self.dirtylimit_in_service = True
         self.throttle_us_per_full = self.max_dirtyrate = self.ring_fill_ns = 0
+        self.percents_left = 0
         self.begin_rate_period(self.now)
 
     def begin_rate_period(self, host: int) -> None:
@@ -134,11 +137,12 @@ class Migration:
         if self.dirtylimit_in_service and page not in self.ring:
             self.ring.add(page)
             self.ring_entries += 1
-            if len(self.ring) == self.settings.dirty_limit[4] * self.settings.dirty_limit[3]:
+            _, _, _, vcpus, ring, reserved = self.settings.dirty_limit
+            if len(self.ring) == (ring - reserved) * vcpus:
                 self.ring.clear()
 
     def vcpu_dirty_rate_stat(self, host: int) -> None:
-        quota, period_ms, _, vcpus, ring = self.settings.dirty_limit
+        quota, period_ms, _, vcpus, ring, reserved = self.settings.dirty_limit
         size = self.guest.page_size
         current = ((self.ring_entries // vcpus) * 1000 * size // 2**20) // period_ms
         low, high = min(quota, current), max(quota, current)
@@ -146,15 +150,28 @@ class Migration:
             self.dirtylimit_set_throttle(quota, current, (high - low) * 100 // high)
         if self.ring_entries >= 32 or (self.ring_entries > 0 and self.ring_fill_ns == 0):
             ran = self.guest_time(host) - self.period_guest_ns
-            self.ring_fill_ns = ran * ring * vcpus // self.ring_entries
-        rate = 100
-        if self.throttle_us_per_full and self.ring_fill_ns <= period_ms * MS:
-            cycle = self.ring_fill_ns + self.throttle_us_per_full * 1000
-            rate = max(1, self.ring_fill_ns * 100 // cycle)
+            self.ring_fill_ns = ran * (ring - reserved) * vcpus // self.ring_entries
+        ran_ns = self.kvm_cpu_exec_for(period_ms * MS)
+        # The clock knows whole percents; what they leave out is made up for in later periods.
+        percents = ran_ns * 100 + self.percents_left
+        rate = max(1, percents // (period_ms * MS))
+        self.percents_left = percents % (period_ms * MS)
         if rate != self.slow[-1][2]:
             self.slow.append((host, self.guest_time(host), rate))
             self.throttles.append((host, 100 - rate))
         self.begin_rate_period(host)
+
+    def kvm_cpu_exec_for(self, period_ns: int) -> int:
+        """Run, from an empty ring on, and sleep whenever it is full; return how long it ran."""
+        now = ran = 0
+        if not self.throttle_us_per_full:
+            return period_ns
+        while True:
+            fill = min(self.ring_fill_ns, period_ns - now)
+            now, ran = now + fill, ran + fill
+            if now + self.throttle_us_per_full * 1000 >= period_ns:
+                return ran
+            now += self.throttle_us_per_full * 1000
 
     def dirtylimit_set_throttle(self, quota: int, current: int, off_percent: int) -> None:
         if current == 0:
@@ -352,14 +369,20 @@ class Migration:
             self.migration_bitmap_sync()
         if self.pending == 0 or self.pending < self.threshold_size:
             self.let_guest_run(self.now)
-            self.stop = self.now
-            self.migration_bitmap_sync()
-            self.begin_run()
-            while self.ram_find_and_save_block():
-                pass
+            self.migration_completion()
             return True
         self.ram_save_iterate()
         return False
+
+    def migration_completion(self) -> None:
+        """The last sync happens at the stop; nothing that follows can change what it finds."""
+        self.stop = self.now
+        self.migration_bitmap_sync()
+        self.now += self.settings.stop_ns
+        self.begin_run()
+        while self.ram_find_and_save_block():
+            pass
+        self.now += self.settings.device_bytes * 10**9 // self.settings.line_rate
 
     def migration_update_counters(self) -> None:
         now_ms = self.now // MS

@@ -54,6 +54,8 @@ def random_settings(rng: random.Random) -> Settings:
         line_rate=rng.choice([100_000, 999_983, 40_000_000, 1_280_000_000]),
         zero_page_ns=rng.choice([0, 333, 2_000_001]),
         wake_ns=rng.choice([0, 100_000, 1_300_000]),
+        stop_ns=rng.choice([0, 1, 2_000_000, 700_000_000]),
+        device_bytes=rng.choice([0, 1, 70_001, 50_000_000]),
         manual=rng.random() < 0.4,
         clear_chunk=rng.choice([1, 10, 64, 1 << 18]),
         throttle=rng.choice([None, (50, 20, 10, 99), (10, 60, 30, 90)]),
@@ -97,15 +99,16 @@ def as_parameters(settings: Settings) -> Parameters:
         line_rate=settings.line_rate,
         zero_page_ns=settings.zero_page_ns,
         wake_ns=settings.wake_ns,
+        stop_ns=settings.stop_ns,
+        device_bytes=settings.device_bytes,
         auto_converge=throttle,
         dirty_limit=None if settings.dirty_limit is None else as_limit(settings.dirty_limit),
         sync_waits=settings.sync_waits,
     )
 
 
-def as_limit(limit: tuple[int, int, int, int, int]) -> DirtyLimit:
-    rate, period_ms, trigger, vcpus, ring = limit
-    return DirtyLimit(rate, period_ms, trigger, vcpus, ring)
+def as_limit(limit: tuple[int, int, int, int, int, int]) -> DirtyLimit:
+    return DirtyLimit(*limit)
 
 
 def replayed(trace: Trace, parameters: Parameters) -> tuple[Migration, Outcome]:
@@ -180,7 +183,7 @@ def limited_case(seed: int) -> tuple[Guest, Settings]:
             rng.choice([1000, 1000, 200, 37]),
             rng.choice([10, 50]),
             rng.choice([1, 1, 2, 3]),
-            rng.choice([1, 4, 16, 64]),
+            *rng.choice([(1, 0), (4, 1), (16, 0), (64, 3)]),
         ),
     )
     return guest, settings

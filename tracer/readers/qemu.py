@@ -76,6 +76,11 @@ def find_log(folder: str | Path) -> Path:
     return log
 
 
+def find_answers(folder: str | Path) -> Path | None:
+    """Return query-migrate's answers in a folder of a recorded migration, None without any."""
+    return _find(folder, {})["migration"]
+
+
 def _find(
     directory: str | Path | None, given: Mapping[str, str | Path | None]
 ) -> dict[str, Path | None]:

@@ -19,9 +19,12 @@ from tracer.readers.qemu_events import StepReader
 from tracer.readers.qemu_lines import RING_PAGE, SAVE
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
+from tracer.readers.sender import measure_sender
 
 #: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
 _CLOCK_JUMP_US = 1_000_000
+#: Fewer windows do not say how fast the sender is.
+_ENOUGH_WINDOWS = 10
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
 
     `recorded` holds what a comparison with a replay needs, in host ns since the first sync: the
     syncs and the sender's iterations (`tracer.readers.iterations`), the throttle's steps, the
-    stop, and at most 200 polls.
+    stop, at most 200 polls, and how fast the sender was.
     """
     answers, clock = outcome.answers, outcome.clock
     final = {key: value for key, value in answers.final.items() if key != "t"}
@@ -151,6 +154,11 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
         "polls": answers.thinned(clock.zero_us),
         "iterations": iterations_of(outcome.log, clock.zero_us),
     }
+    sender = measure_sender(outcome.log, hinting=answers.hinting)
+    if sender.windows >= _ENOUGH_WINDOWS:
+        speeds = ("line_rate", "zero_page_ns", "wake_ns")
+        known = {name: getattr(sender, name) for name in speeds}
+        recorded["sender"] = {name: value for name, value in known.items() if value is not None}
     if clock.stop_us is not None:
         recorded["stop_host_ns"] = (clock.stop_us - clock.zero_us) * 1000
     return {

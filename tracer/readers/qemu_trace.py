@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tracer.errors import TraceError
 from tracer.format import Meta
 from tracer.readers.blocks import Layout, guest_ram, lay_out
+from tracer.readers.command_line import facts_of
 from tracer.readers.contents import ZERO, Contents, ContentTracker, fill_start
 from tracer.readers.freelist_log import FreelistLog, pc_below_4g, to_pages
 from tracer.readers.freelist_merge import FreelistMerge, Walk
@@ -165,6 +166,7 @@ class QemuImport:
         for key in ("scenario", "guest_mb", "auto-converge", "free-page-hint"):
             if key in body:
                 source[key] = body[key]
+        source.update(facts_of(body))
         for key in ("max-bandwidth", "downtime-limit"):
             if key in self._answers.parameters:
                 source[key] = self._answers.parameters[key]

@@ -72,6 +72,9 @@ class Settings:
         size = memory.get("base-memory", 0)
         if size and size % (1 << 20) == 0:
             facts["guest_mb"] = size >> 20
+        cpus = await monitor.attempt("query-cpus-fast")
+        if cpus:
+            facts["vcpus"] = len(cpus)
         if command:
             facts["cmdline"] = list(command)
         return facts
