@@ -14,7 +14,7 @@ from analyses.recording import Recording
 from replay.contained import BLOCK_PAGES, contained_reports, foretold_reports
 from replay.engine import Migration
 from replay.kernels import FOREVER
-from replay.pacing import at_work, load_of
+from replay.pacing import FULL_LOAD, at_work, load_of
 from replay.parameters import Parameters
 from replay.profiles import Moment, Outcome, profile
 from replay.result import Scenario
@@ -27,6 +27,7 @@ from tracer.trace import Trace
 WINDOW_NS = 100_000_000
 #: QEMU's total-time begins with the command: from there to the first sync it took 2 to 6 ms.
 _SETUP_NS = 4_000_000
+MS_NS = 1_000_000
 #: What a tolerance is held against; the rest is shown only.
 JUDGED = ("normal_pages", "zero_pages", "wire_bytes", "syncs", "total_ns", "throttle_percent")
 _TIMES = ("total_ns", "downtime_ns")
@@ -113,11 +114,13 @@ def measure(
     bandwidth: int | None = None,
     downtime_ns: int | None = None,
     line: Mapping[str, Any] | None = None,
+    guest_load: int | None = None,
 ) -> Accuracy:
     """Replay `source` (validated; its own trace where none is given) as the recording was run.
 
     bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, the
-    sender's speed, where it is not what `source` was recorded with. Raises UsageError where the
+    sender's speed, where it is not what `source` was recorded with. guest_load: percent, where it
+    is not what `source` shows (`replay.pacing`). Raises UsageError where the
     recording does not say the bandwidth and none is given, where `source` is of another guest, and
     where it was recorded with hinting and the recording ran without.
     """
@@ -127,11 +130,12 @@ def measure(
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
     sender = Recording.of(trace).sender if trace.migration is not None else {}
     parameters = replace(parameters, **{**sender, **(line or {})})
-    if parameters.auto_converge is not None:
-        trace, load = _as_worked(trace)
-        parameters = replace(parameters, guest_load=load or parameters.guest_load)
+    trace, load, known = _as_worked(trace, guest_load)
+    parameters = replace(parameters, guest_load=load)
     if source is None and not line and recording.ran_with(bandwidth, downtime_ns):
         parameters = replace(parameters, course=recording.course(parameters.bandwidth))
+    else:
+        parameters = replace(parameters, lost_ns=_lost(source or recording.trace))
     readings = Readings(trace, parameters)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]
@@ -143,7 +147,11 @@ def measure(
             outlasted.append(scenario)
         curves.append(_predicted_curve(trace, scenario, outcome, _end(recording)))
     name = recording.trace.name
-    remarks = (*_remarks(recording, trace, parameters), *_about_readings(name, readings, outlasted))
+    remarks = (
+        *_about_load(name, trace, parameters, known),
+        *_remarks(recording, trace, parameters),
+        *_about_readings(name, readings, outlasted),
+    )
     return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), remarks)
 
 
@@ -175,13 +183,29 @@ def _known_without_hinting(recorded: Trace, source: Trace) -> None:
     )
 
 
-def _as_worked(trace: Trace) -> tuple[Trace, int | None]:
-    """Return the trace on the clock of the guest's work, and the guest's load if that shows."""
+def _lost(source: Trace) -> tuple[int, ...]:
+    """Return what the host took from the sender of a trace, window by window."""
+    own = Recording.of(source) if source.migration is not None else None
+    if own is None or "max-bandwidth" not in own.parameters:
+        return ()
+    course = own.course(own.replay_parameters(None, None).bandwidth)
+    return () if course is None else course.lost
+
+
+def _as_worked(trace: Trace, given: int | None) -> tuple[Trace, int, str]:
+    """Return the trace on the clock of the guest's work, the guest's load, and how that is known.
+
+    given: the load, else it is what shows where the guest was throttled, else all.
+    """
     own = Recording.of(trace) if trace.migration is not None else None
-    if own is None or not own.throttles or trace.meta.resolution != "first-write":
-        return trace, None
-    load = load_of(trace, own.throttles)
-    return (trace, None) if load is None else (at_work(trace, own.throttles, load), load)
+    if own is None or not own.throttles:
+        return trace, given or FULL_LOAD, "as given" if given else "assumed"
+    shown = load_of(trace, own.throttles) if trace.meta.resolution == "first-write" else None
+    load = given or shown
+    if load is None:
+        return trace, FULL_LOAD, "assumed"
+    how = "as given" if given else "as its recording shows"
+    return at_work(trace, own.throttles, load), load, how
 
 
 def _foretell(recording: Recording, readings: Readings, scenario: Scenario) -> tuple[Outcome, bool]:
@@ -301,6 +325,15 @@ def _predicted_curve(trace: Trace, scenario: Scenario, outcome: Outcome, end: in
     )
 
 
+def _about_load(name: str, trace: Trace, parameters: Parameters, known: str) -> Iterator[str]:
+    load, held = parameters.guest_load, trace.meta.clock == "work"
+    how = f"needs {load} % of its vCPUs' time" if load < FULL_LOAD else "works as fast as it may"
+    if parameters.auto_converge is not None or parameters.dirty_limit is not None:
+        yield f"{name}: the throttled guest {how} ({known})"
+    elif held:
+        yield f"{name}: the guest of {trace.name} was throttled and {how} ({known}): undone"
+
+
 def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iterator[str]:
     name = recording.trace.name
     if parameters.line_rate != Parameters.line_rate:
@@ -309,11 +342,6 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
             f"page in {parameters.zero_page_ns} ns and wakes {parameters.wake_ns / 1e3:.3g} us "
             "late (as recorded, or as given)"
         )
-    if parameters.auto_converge is not None:
-        load = parameters.guest_load
-        how = f"needs {load} % of its vCPUs' time" if load < 100 else "works as fast as it may"
-        seen = "as its recording shows" if trace.meta.clock == "work" else "assumed"
-        yield f"{name}: the throttled guest {how} ({seen})"
     if parameters.dirty_limit is not None and (unknown := recording.unknown_of_the_limit()):
         limit = parameters.dirty_limit
         yield (
@@ -332,10 +360,15 @@ def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iter
         if recording.end_ns is None:
             yield f"{name}: when that was is not recorded: compared with the replay's end"
     if parameters.course is not None:
-        late = parameters.course.late_ns / 1e9
+        lost = sum(parameters.course.lost) / 1e9
         yield (
-            f"{name}: the host let QEMU's sender run as recorded (it woke {late:.3g} s too late "
-            "in all)"
+            f"{name}: the host let QEMU's sender run as recorded, which cost it {lost:.3g} s in all"
+        )
+    if sum(parameters.lost_ns):
+        share = 100 * sum(parameters.lost_ns) / (100 * MS_NS * len(parameters.lost_ns))
+        yield (
+            f"{name}: the host keeps QEMU's sender waiting as that of {trace.name}, for {share:.2g} "
+            "ms in 100"
         )
     if not recording.parameters:
         yield f"{name}: its parameters were not recorded: QEMU's defaults, or what was passed"

@@ -22,8 +22,8 @@ _WINDOW_MS, _WINDOW_NS, _NEAR_NS = 100, 100 * MS_NS, 50 * MS_NS
 _WAITED_NS = MS_NS
 #: MAX_WAIT: an iteration ends when it has lasted longer than so many whole ms.
 MAX_WAIT_MS = 50
-#: How fine the phase of QEMU's clock is looked for.
-_STEP_NS = 10_000
+#: How fine the phase of QEMU's clock is looked for, and in how many windows.
+_STEP_NS, _ENOUGH = 10_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Course:
         It counts a window in whole ms, and none is shorter than it has to be: the middle of the
         phases at which the fewest between two wakes are.
         """
-        wakes = np.array(self.wakes, np.int64)[:, None] + np.arange(0, MS_NS, _STEP_NS)
+        wakes = np.array(self.wakes[:_ENOUGH], np.int64)[:, None] + np.arange(0, MS_NS, _STEP_NS)
         short = (np.diff(wakes // MS_NS, axis=0) < _WINDOW_MS).sum(axis=0)
         if not short.any():
             return 0
@@ -126,12 +126,23 @@ class Course:
         return (int(best[len(best) // 2]) + first) % len(short) * _STEP_NS
 
     @cached_property
-    def late_ns(self) -> int:
-        """By how much the windows without a sync outlasted what they had to last, in all."""
-        begins = [begin for begin, _ in self.syncs]
-        spans = [b - a for a, b in pairwise(self.wakes)
-                 if bisect_left(begins, a) == bisect_left(begins, b + 1)]  # fmt: skip
-        return sum(max(span - _WINDOW_NS, 0) for span in spans)
+    def lost(self) -> tuple[int, ...]:
+        """By how many ns each window outlasted what was sent in it; 0 for less than a ms.
+
+        Also where a sync took as long, which may have waited for a vCPU.
+        """
+        full = self.bandwidth * _WINDOW_MS // 1000
+        waits = [begin for begin, end in self.syncs if end - begin >= _WAITED_NS]
+        found, at = [], bisect_left(self._looks, self.wakes[0]) if self.wakes else 0
+        for begin, end in pairwise(self.wakes):
+            past = bisect_left(self._looks, end, at)
+            sent = sum(normal * self.page_bytes + zero * ZERO_PAGE_BYTES
+                       for _, _, normal, zero in self.iterations[at:past])  # fmt: skip
+            at = past
+            lost = end - begin - max(sent, full) * _WINDOW_NS // full
+            waited = bisect_left(waits, begin) < bisect_left(waits, end + 1)
+            found.append(lost if lost >= MS_NS and not waited else 0)
+        return tuple(found)
 
     def wake(self, now: int, due: int) -> int | None:
         """Return when a sender woke that slept at `now` and had to wake at `due`.

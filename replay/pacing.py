@@ -22,6 +22,8 @@ from tracer.format import TableName
 from tracer.rows import Int64s
 from tracer.trace import Trace
 
+#: Percent of its vCPUs' time that a guest needs that works as fast as they let it.
+FULL_LOAD = 100
 #: The guest's pace shows if an epoch without a throttle has so many first writes, ...
 _ENOUGH = 100
 #: ... and those of a throttle so many slices of a throttled vCPU.

@@ -43,7 +43,9 @@ class Parameters:
     sync_waits: a sync is over when every vCPU has come by, so that it waits for throttled ones
     (TCG; under KVM it does not). guest_load: percent of its vCPUs' time that the guest's work
     takes; what holds it back slows it only where less is left (`replay.pacing`).
-    course: when the host let the sender and the vCPUs run, where that is known (`replay.course`).
+    lost_ns: for how long, beside wake_ns, the host keeps the sender waiting after its sleeps, one
+    after the other, and from the first again. course: when the host let the sender and the vCPUs
+    run, where that is known (`replay.course`).
 
     Raises UsageError for values that make no sense.
     """
@@ -72,6 +74,7 @@ class Parameters:
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False
     guest_load: int = 100
+    lost_ns: tuple[int, ...] = ()
     course: Course | None = None
     seed: int = 0
     scenarios: tuple[str, ...] | None = None

@@ -126,6 +126,7 @@ class _Loop:
         self._throttles: list[tuple[int, int]] = []
         self._course: list[Moment] = []
         self._recorded = parameters.course
+        self._sleeps = 0
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
@@ -178,7 +179,12 @@ class _Loop:
         """Return for how long the sender sleeps, what the host keeps it longer included."""
         sleep = self._window.sleep_ns(now)
         woke = None if self._recorded is None else self._recorded.wake(now, now + sleep)
-        return sleep + self._migration.parameters.wake_ns if woke is None else woke - now
+        if woke is not None:
+            return woke - now
+        parameters = self._migration.parameters
+        lost = parameters.lost_ns or (0,)
+        self._sleeps += 1
+        return sleep + parameters.wake_ns + lost[(self._sleeps - 1) % len(lost)]
 
     def _check(self, now: int) -> tuple[int, Outcome | None]:
         """migration_iteration_run: sync if little is pending, and stop if still so.

@@ -48,11 +48,11 @@ def test_a_course_is_followed(seed):
     real.run()
     taken = Course(tuple(real.iterations), tuple(real.sync_times), PAGE + 8, settings.max_bandwidth)
     trace, parameters = as_trace(guest), as_parameters(settings)
-    migration, outcome = replayed(trace, replace(parameters, course=taken))
+    migration, outcome = replayed(trace, replace(parameters, lost_ns=(), course=taken))
     assert (migration.syncs, len(outcome.throttles)) == (real.syncs, len(real.throttles))
     assert abs(migration.copies - real.sent) < 10
     assert abs(outcome.end_ns - real.now) < 2 * MS
-    _, blind = replayed(trace, parameters)
+    _, blind = replayed(trace, replace(parameters, lost_ns=()))
     assert blind.end_ns < real.now - 100 * MS
 
 

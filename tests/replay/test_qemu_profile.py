@@ -43,7 +43,9 @@ def random_guest(rng: random.Random) -> Guest:
 
 def random_case(seed: int) -> tuple[Guest, Settings]:
     rng = random.Random(seed)
-    return random_guest(rng), random_settings(rng)
+    guest, settings = random_guest(rng), random_settings(rng)
+    late_ns = rng.choice([(0,), (0,), (0, 1, 700_000_000, 33_000_000), (99_999_999,)])
+    return guest, replace(settings, late_ns=late_ns)
 
 
 def random_settings(rng: random.Random) -> Settings:
@@ -99,6 +101,7 @@ def as_parameters(settings: Settings) -> Parameters:
         line_rate=settings.line_rate,
         zero_page_ns=settings.zero_page_ns,
         wake_ns=settings.wake_ns,
+        lost_ns=settings.late_ns,
         stop_ns=settings.stop_ns,
         device_bytes=settings.device_bytes,
         auto_converge=throttle,
