@@ -61,6 +61,14 @@ def accuracy(
             "where less is left.",
         ),
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Foretell with so many seeds, and show how far apart the predictions are.",
+        ),
+    ] = 1,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -119,6 +127,7 @@ def accuracy(
                 downtime_ns=limit,
                 line=line,
                 guest_load=guest_load,
+                seeds=seeds,
             )
             for recording in recordings
         ]
