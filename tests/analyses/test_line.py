@@ -45,19 +45,23 @@ def by_hand(folder: Path, rows: list[tuple[int, str]], **answers) -> Line:
 
 
 def test_by_hand(tmp_path):
-    """10 pages in 41 us are 1 GB/s; the second window, which the host held up, is not the usual."""
-    rows = window(0, 1000, 990, 10, 41)
-    rows += window(100_080, 990, 980, 10, 4100)[1:] + window(200_160, 980, 970, 10, 41)[1:]
+    """40 pages in 164 us are 1 GB/s; the second window, which the host held up, is not the usual.
+
+    And the fourth has too few pages to say anything.
+    """
+    rows = window(0, 1000, 960, 40, 164)
+    rows += window(100_080, 960, 920, 40, 4100)[1:] + window(200_160, 920, 880, 40, 164)[1:]
+    rows += window(300_240, 880, 850, 30, 30)[1:]
     found = by_hand(tmp_path / "hand", rows)
-    assert found == Line("hand", 3, 10 * (PAGE + 8) * 10**6 // 41, None, 80_000)
+    assert found == Line("hand", 4, 40 * (PAGE + 8) * 10**6 // 164, None, 80_000)
 
 
 def first_pass(*, zeros: int, us: int) -> list[tuple[int, str]]:
     """A window of pages, and one with so many zero pages between two, in so many us."""
-    rows = [(0, SYNC), *window(0, 1000, 990, 10, 41)]
-    between = [(100_090, save(11)), (100_094, save(12)), (100_094 + us, save(13 + zeros))]
+    rows = [(0, SYNC), *window(0, 1000, 960, 40, 164)]
+    between = [(100_090, save(41)), (100_094, save(42)), (100_094 + us, save(43 + zeros))]
     # What follows the last page with content is in the count but in no time that is known.
-    return [*rows, *between, (200_160, pending(990 - 3 - zeros - 50))]
+    return [*rows, *between, (200_160, pending(960 - 3 - zeros - 50))]
 
 
 def test_a_zero_page_by_hand(tmp_path):
@@ -91,7 +95,7 @@ STOPPED = [
 
 def test_the_stop_by_hand(tmp_path):
     """Of a downtime of 3 ms the copies take 40 us."""
-    rows = [*window(0, 1000, 990, 10, 41), *STOPPED]
+    rows = [*window(0, 1000, 960, 40, 164), *STOPPED]
     completed = {"status": "completed", "downtime": 3}
     assert by_hand(tmp_path / "a", rows, final=completed).stop_ns == 2_960_000
     assert by_hand(tmp_path / "b", rows[:-10], final=completed).stop_ns == 3_000_000
@@ -101,7 +105,7 @@ def test_the_stop_by_hand(tmp_path):
 
 
 def test_a_window_with_a_sync_says_nothing(tmp_path):
-    first, second = window(0, 1000, 990, 10, 41), window(100_080, 990, 880, 10, 91)[1:]
+    first, second = window(0, 1000, 960, 40, 164), window(100_080, 960, 820, 40, 214)[1:]
     second.insert(3, (second[2][0], SYNC))
     found = measure_folder(log(tmp_path / "hand", first + second))
     assert (found.windows, found.zero_page_ns) == (1, None)

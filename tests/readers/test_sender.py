@@ -15,16 +15,16 @@ DATA = Path(__file__).parent / "data"
 
 
 def windows(count: int, *, late_us: int = 0) -> list[tuple[int, str]]:
-    """Rows of a migration of 256 pages with so many windows of two pages, 41 us each.
+    """Rows of a migration with so many windows of 40 pages, 164 us each.
 
     The last one but one ends so much later than the others.
     """
     rows = [(0, SYNC), (5, write(3 * PAGE)), (10, sync_end(0))]
     at = 100
     for number in range(count + 1):
-        left = (256 - 2 * number) * PAGE
+        left = (10_000 - 40 * number) * PAGE
         rows.append((at, f"migrate_pending pending size {left} max 0 (pre = 0 compat=0 post=0)"))
-        rows += [(at + 20, save(2 * number)), (at + 41, save(2 * number + 1))]
+        rows += [(at + 164 * n // 40, save(n)) for n in range(1, 41)]
         at += 100_050 + (late_us if number == count - 2 else 0)
     return rows
 
@@ -36,7 +36,7 @@ def imported(tmp_path: Path, rows: list[tuple[int, str]]) -> dict:
 
 def test_an_import_keeps_how_fast_the_sender_was(tmp_path):
     recorded = imported(tmp_path, windows(12))
-    rate = 2 * (PAGE + 8) * 10**6 // 41
+    rate = 40 * (PAGE + 8) * 10**6 // 164
     assert recorded["sender"] == {"line_rate": rate, "wake_ns": 50_000}
 
 

@@ -45,6 +45,9 @@ def test_the_dirty_ring_names_the_pages_that_the_guest_writes(firmware, tmp_path
     trace = Trace.open(tmp_path / "x.trace")
     trace.validate()
     assert trace.meta.resolution == "epoch"
+    # What dirty-limit depends on.
+    assert trace.meta.source["vcpus"] == 1
+    assert trace.meta.source["dirty_ring_size"] == 4096
     dirty = set()
     for rows in trace.rows("dirty"):
         for first, count in zip(rows.page.tolist(), rows.count.tolist(), strict=True):

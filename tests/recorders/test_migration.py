@@ -100,6 +100,7 @@ def test_a_launched_guest_is_migrated_and_its_trace_replays(record, guest, tmp_p
     assert answers["parameters"]["max-bandwidth"] == 20 << 20
     assert answers["parameters"]["downtime-limit"] == 200
     assert (answers["guest_mb"], answers["machine"][:3]) == (128, "pc-")
+    assert answers["vcpus"] == 1
     normal = final["ram"]["normal"]
     assert f"{normal:,} pages, QEMU counted {normal:,}" in " ".join(words.split())
     trace = Trace.open(out)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: A window that lasted from 100 ms to this (us) was slept through to its end and not disturbed.
 _FULL_US, _DISTURBED_US = 100_000, 101_000
 _PAGE_BYTES, _HEADER_BYTES = 4096, 8
+#: Fewer pages than these do not say how fast they go out: so many are put before a write flushes
+#: them (qemu_fflush, two vectors a page).
+_FEWEST = 32
 #: Runs of so many zero pages say what one costs: in shorter ones the write that flushes what was
 #: put before decides, which some of the pages around them wait for and most do not.
 _RUN = 16
@@ -49,7 +52,9 @@ def measure_sender(log: QemuLog, *, hinting: bool) -> Sender:
     seen = _Seen()
     for events in log.chunks():
         seen.take(events)
-    plain = [(us, pages) for us, pages, zeros in seen.windows if us and not zeros]
+    plain = [
+        (us, pages) for us, pages, zeros in seen.windows if us and not zeros and pages >= _FEWEST
+    ]
     rates = [pages * (_PAGE_BYTES + _HEADER_BYTES) * 1_000_000 // us for us, pages in plain]
     rate = int(median(rates)) if rates else None
     zero_ns = None
