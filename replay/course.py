@@ -190,9 +190,9 @@ class Course:
 
         (A vCPU may be sent to sleep just before: the throttle's timer ticks until it is stopped.)
         """
-        if not self.syncs or self.syncs[-1][0] < self.iterations[-1][0]:
+        begin, end = self.syncs[-1] if self.syncs else (0, 0)
+        if not self.iterations[-2:-1] or begin < self.iterations[-2][0]:
             return None
-        begin, end = self.syncs[-1]
         return max(now, end) if abs(begin - now) < _NEAR_NS else None
 
     @cached_property

@@ -350,9 +350,11 @@ class _Loop:
         migration.stop_guest(now)
         migration.sync(now)
         migration.end_round(now)
-        self._send_at(1, 1)
         parameters = migration.parameters
-        end = migration.copy_rest(now, max(parameters.stop_ns, self._stop_lasts(now)))
+        stop_ns = max(parameters.stop_ns, self._stop_lasts(now))
+        going = self._pace(now + stop_ns)
+        self._send_at(going.took, going.usual)
+        end = migration.copy_rest(now, stop_ns)
         end += parameters.device_bytes * SECOND_NS // parameters.line_rate
         self._rounds.append(round_row(migration, self._before, now, end, None, stopped=True))
         return self._outcome(reason, end, now)

@@ -269,13 +269,13 @@ def test_the_sender_s_iterations(tmp_path: Path) -> None:
         (1204 * ms, save(12)),
     ]  # fmt: skip
     recorded = (Trace.open(run(tmp_path, log).out).migration or {})["recorded"]
-    times = [10, 100 * ms, 1004 * ms, 1102 * ms, 1202 * ms]
-    ends = [31, 100 * ms + 3, 1005 * ms, 1102 * ms, 1202 * ms]
+    times = [10, 100 * ms, 1004 * ms, 1102 * ms, 1202 * ms, 1203 * ms + 2]
+    ends = [31, 100 * ms + 3, 1005 * ms, 1102 * ms, 1202 * ms, 1204 * ms]
     assert recorded["iterations"] == {
         "t_host_ns": [us * US for us in times],
         "until_host_ns": [us * US for us in ends],
-        "normal": [2, 1, 1, 0, 0],
-        "zero": [104, 6, 0, 0, 0],
+        "normal": [2, 1, 1, 0, 0, 1],
+        "zero": [104, 6, 0, 0, 0, 156],
     }
     assert recorded["syncs"][1] == {
         "t_host_ns": 1002 * ms * US, "end_host_ns": 1003 * ms * US, "dirty_pages": 7, "normal": 1,

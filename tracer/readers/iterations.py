@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tracer.readers.qemu_lines import PENDING, SAVE, SYNC_END, SYNC_START
+from tracer.readers.qemu_lines import PENDING, SAVE, STOP, SYNC_END, SYNC_START
 from tracer.readers.qemu_log import QemuLog
 from tracer.rows import Int64s
 
@@ -43,11 +43,12 @@ def iterations_of(log: QemuLog, zero_us: int) -> dict[str, list[int]]:
     An iteration begins with a look at what is pending (`migrate_pending`, after the sync if there
     is one): t_host_ns. Its last page with content went out at until_host_ns (where none did, it is
     t_host_ns). normal, zero: pages of either kind sent up to the next look; zero pages are what
-    else left the pending count.
+    else left the pending count. What is sent after the stop is the last one, from the sync on.
     """
     begins, sizes, ends, copies, dirtied, doubt = _looks(log)
     # What a look finds is what the one before did, less what was sent, and what syncs have added.
-    rest = np.append((sizes[:-1] - sizes[1:]) // _PAGE_BYTES + dirtied[1:] - copies[:-1], 0)
+    last = sizes[-1:] // _PAGE_BYTES - copies[-1:] if log.counts[STOP] else np.zeros(1, np.int64)
+    rest = np.append((sizes[:-1] - sizes[1:]) // _PAGE_BYTES + dirtied[1:] - copies[:-1], last)
     zeros = np.where(rest < 0, np.maximum(rest + np.append(doubt[1:], 0), 0), rest)
     known = begins >= zero_us
     times = [((t[known] - zero_us) * 1000).tolist() for t in (begins, np.maximum(begins, ends))]
@@ -61,10 +62,10 @@ def _looks(log: QemuLog) -> Int64s:
     ... the pages that syncs just before it made pending, and how many more that may have been.
     """
     looks: list[list[int]] = []
-    dirtied = _Dirtied()
+    dirtied, stopped = _Dirtied(), False
     for events in log.chunks():
         kind = events["kind"]
-        marks = np.flatnonzero((kind == PENDING) | (kind == SYNC_START) | (kind == SYNC_END))
+        marks = np.flatnonzero(np.isin(kind, (PENDING, SYNC_START, SYNC_END, STOP)))
         saves = np.flatnonzero(kind == SAVE)
         # Copies before the first mark belong to the look before this chunk.
         edges = np.searchsorted(saves, [0, *marks.tolist(), len(kind)])
@@ -72,9 +73,16 @@ def _looks(log: QemuLog) -> Int64s:
             if mark >= 0 and kind[mark] == PENDING:
                 look = events[mark]
                 looks.append([int(look["t"]), int(look["a"]), 0, 0, *dirtied.taken()])
+            elif mark >= 0 and kind[mark] == STOP:
+                stopped = True
             elif mark >= 0:
-                dirtied.saw(int(kind[mark]), int(events["t"][mark]), int(events["a"][mark]))
-            # What follows a sync at once is sent with the guest stopped.
+                t = int(events["t"][mark])
+                dirtied.saw(int(kind[mark]), t, int(events["a"][mark]))
+                if stopped and kind[mark] == SYNC_END and looks:
+                    added, doubt = dirtied.taken()
+                    left = looks[-1][1] + (added - looks[-1][3]) * _PAGE_BYTES
+                    looks.append([t, left, 0, 0, added, doubt])
+            # What follows another sync at once is of no look.
             if past > first and looks and not dirtied.syncing:
                 looks[-1][2] = int(events["t"][saves[past - 1]])
                 looks[-1][3] += int(past - first)
