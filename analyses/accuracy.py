@@ -6,22 +6,20 @@ parameters, or the trace of another migration of the same workload under them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from analyses.circumstances import circumstances, remarks
 from analyses.recording import Recording
-from replay.contained import BLOCK_PAGES, contained_reports, foretold_reports
+from replay.contained import contained_reports, foretold_reports
 from replay.engine import Migration
 from replay.kernels import FOREVER
-from replay.pacing import at_work, load_of
-from replay.parameters import Parameters
 from replay.profiles import Moment, Outcome, profile
 from replay.result import Scenario
 from replay.rewrites import in_words
 from replay.scenarios import Readings, scenarios
 from replay.strategies import strategy
-from tracer.errors import UsageError
 from tracer.trace import Trace
 
 #: A time may be off by one window of QEMU's (BUFFER_DELAY) before percents count.
@@ -38,7 +36,8 @@ class Row:
     """One quantity, real and predicted: pages, bytes, ns or percent, as the name says.
 
     source: the trace that was replayed, JSON's `from`. error_percent: of the real value, None where
-    that is 0 and the prediction is not, or where there is no prediction.
+    that is 0 and the prediction is not, or where there is no prediction. spread: the least and the
+    most that was foretold with other seeds, None if only one was tried.
     """
 
     trace: str
@@ -47,6 +46,7 @@ class Row:
     quantity: str
     real: int
     predicted: int | None
+    spread: tuple[int, int] | None = None
 
     @property
     def error_percent(self) -> float | None:
@@ -57,6 +57,13 @@ class Row:
         if not difference:
             return 0.0
         return 100 * difference / self.real if self.real else None
+
+    @property
+    def spread_percent(self) -> float | None:
+        """From the least to the most that was foretold, in percent of the real value."""
+        if self.spread is None or not self.real:
+            return None
+        return 100 * (self.spread[1] - self.spread[0]) / self.real
 
     def within(self, percent: float) -> bool:
         """Whether the prediction is near enough; times may always be off by one window."""
@@ -72,7 +79,10 @@ class Row:
         body = asdict(self)
         body["from"] = body.pop("source")
         order = ("trace", "from", "scenario", "quantity", "real", "predicted")
-        return {**{name: body[name] for name in order}, "error_percent": self.error_percent}
+        shown = {**{name: body[name] for name in order}, "error_percent": self.error_percent}
+        if self.spread is not None:
+            shown["lowest"], shown["highest"] = self.spread
+        return shown
 
 
 @dataclass(frozen=True)
@@ -114,75 +124,42 @@ def measure(
     bandwidth: int | None = None,
     downtime_ns: int | None = None,
     line: Mapping[str, Any] | None = None,
+    guest_load: int | None = None,
+    seeds: int = 1,
 ) -> Accuracy:
     """Replay `source` (validated; its own trace where none is given) as the recording was run.
 
     bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, the
-    sender's speed, where it is not what `source` was recorded with. Raises UsageError where the
-    recording does not say the bandwidth and none is given, where `source` is of another guest, and
-    where it was recorded with hinting and the recording ran without.
+    sender's speed, where it is not what `source` was recorded with. guest_load: percent, where it
+    is not what `source` shows (`replay.pacing`). seeds: how many to try. Raises UsageError where
+    the recording does not say the bandwidth and none is given, where `source` is of another guest,
+    and where it was recorded with hinting and the recording ran without.
     """
-    trace = recording.trace if source is None else source
-    _alike(recording.trace, trace)
-    _known_without_hinting(recording.trace, trace)
-    parameters = recording.replay_parameters(bandwidth, downtime_ns)
-    sender = Recording.of(trace).sender if trace.migration is not None else {}
-    parameters = replace(parameters, **{**sender, **(line or {})})
-    if parameters.auto_converge is not None:
-        trace, load = _as_worked(trace)
-        parameters = replace(parameters, guest_load=load or parameters.guest_load)
-    if source is None:
-        parameters = replace(parameters, stalls=recording.stalls)
+    trace, parameters, load_known = circumstances(
+        recording,
+        source,
+        bandwidth=bandwidth,
+        downtime_ns=downtime_ns,
+        line=line,
+        guest_load=guest_load,
+    )
     readings = Readings(trace, parameters)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]
     outlasted: list[str] = []
     for scenario in scenarios(trace):
         outcome, beyond = _foretell(recording, readings, scenario)
-        rows += _rows(recording, trace, scenario, outcome)
+        told = list(_rows(recording, trace, scenario, outcome))
+        rows += told if scenario == "saturated" else _spread(told, recording, readings, seeds)
         if beyond:
             outlasted.append(scenario)
         curves.append(_predicted_curve(trace, scenario, outcome, _end(recording)))
     name = recording.trace.name
-    remarks = (*_remarks(recording, trace, parameters), *_about_readings(name, readings, outlasted))
-    return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), remarks)
-
-
-def _alike(recorded: Trace, source: Trace) -> None:
-    """Raise UsageError where one guest cannot be the other."""
-    ours, theirs = recorded.meta, source.meta
-    if (ours.page_size, ours.pages) != (theirs.page_size, theirs.pages):
-        raise UsageError(
-            f"{source.name} is a guest of {theirs.pages} pages of {theirs.page_size} bytes and "
-            f"{recorded.name} one of {ours.pages} of {ours.page_size}: foretell a migration from a "
-            "recording of the same guest"
-        )
-
-
-def _known_without_hinting(recorded: Trace, source: Trace) -> None:
-    """Raise UsageError where hinting has kept from the source what would be sent without it."""
-    if recorded.meta.hinting or not source.meta.hinting:
-        return
-    zeroed = len(contained_reports(source).t) * BLOCK_PAGES
-    known = (
-        f"{zeroed} pages were zeroed as the guest took them to report them (init_on_alloc), and "
-        if zeroed
-        else ""
+    said = (
+        *remarks(recording, trace, parameters, load_known),
+        *_about_readings(name, readings, outlasted),
     )
-    raise UsageError(
-        f"{source.name} was recorded with free page hinting on and {recorded.name} without: {known}"
-        "what the reported memory held before is in no row, though without hinting it is sent; "
-        f"foretell {recorded.name} from a recording with hinting off"
-    )
-
-
-def _as_worked(trace: Trace) -> tuple[Trace, int | None]:
-    """Return the trace on the clock of the guest's work, and the guest's load if that shows."""
-    own = Recording.of(trace) if trace.migration is not None else None
-    if own is None or not own.throttles or trace.meta.resolution != "first-write":
-        return trace, None
-    load = load_of(trace, own.throttles)
-    return (trace, None) if load is None else (at_work(trace, own.throttles, load), load)
+    return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), said)
 
 
 def _foretell(recording: Recording, readings: Readings, scenario: Scenario) -> tuple[Outcome, bool]:
@@ -219,6 +196,26 @@ def _about_readings(name: str, readings: Readings, outlasted: list[str]) -> Iter
     for scenario in outlasted:
         how = "as its working set was" if scenario in ("expected", "exact") else "by its repetition"
         yield f"{name}: the replay ({scenario}) outlasts the trace {trace.name}: continued {how}"
+
+
+def _spread(
+    rows: Sequence[Row], recording: Recording, readings: Readings, seeds: int
+) -> Iterator[Row]:
+    """Yield the rows with their spread over so many seeds.
+
+    Each draws other hidden writes, and begins elsewhere in what the host takes from the sender.
+    """
+    trace, first = readings.trace, readings.given
+    found = [rows]
+    for number in range(1, seeds if rows else 1):
+        at = len(first.lost_ns) * number // seeds
+        lost_ns = first.lost_ns[at:] + first.lost_ns[:at]
+        other = Readings(trace, replace(first, seed=first.seed + number, lost_ns=lost_ns))
+        outcome, _ = _foretell(recording, other, rows[0].scenario)
+        found.append(list(_rows(recording, trace, rows[0].scenario, outcome)))
+    for same in zip(*found, strict=True):
+        told = [row.predicted for row in same if row.predicted is not None]
+        yield replace(same[0], spread=(min(told), max(told)) if seeds > 1 and told else None)
 
 
 def _rows(
@@ -300,60 +297,3 @@ def _predicted_curve(trace: Trace, scenario: Scenario, outcome: Outcome, end: in
             if end is None or moment.host_ns <= end
         ),
     )
-
-
-def _remarks(recording: Recording, trace: Trace, parameters: Parameters) -> Iterator[str]:
-    name = recording.trace.name
-    if parameters.line_rate != Parameters.line_rate:
-        yield (
-            f"{name}: the sender puts out {parameters.line_rate / 1e9:.3g} GB/s, passes a zero "
-            f"page in {parameters.zero_page_ns} ns and wakes {parameters.wake_ns / 1e3:.3g} us "
-            "late (as recorded, or as given)"
-        )
-    if parameters.auto_converge is not None:
-        load = parameters.guest_load
-        how = f"needs {load} % of its vCPUs' time" if load < 100 else "works as fast as it may"
-        seen = "as its recording shows" if trace.meta.clock == "work" else "assumed"
-        yield f"{name}: the throttled guest {how} ({seen})"
-    if parameters.dirty_limit is not None and (unknown := recording.unknown_of_the_limit()):
-        limit = parameters.dirty_limit
-        yield (
-            f"{name}: {' and '.join(unknown)} not recorded: dirty-limit is replayed for a guest of "
-            f"{limit.vcpus} vCPUs with rings of {limit.ring} entries"
-        )
-    lacking = recording.lacking()
-    if lacking:
-        yield f"{name}: it ran with {', '.join(lacking)}, which the model lacks"
-    if not recording.completed:
-        status = recording.final.get("status", "of unknown status")
-        yield (
-            f"{name}: the migration was {status}, not completed: compared up to when its counters "
-            "were read, without times"
-        )
-        if recording.end_ns is None:
-            yield f"{name}: when that was is not recorded: compared with the replay's end"
-    if parameters.stalls:
-        lost = sum(lost for _, lost in parameters.stalls)
-        yield (
-            f"{name}: the host kept QEMU's sender waiting {len(parameters.stalls)} times, "
-            f"{lost / 1e9:.3g} s in all: taken as recorded"
-        )
-    if not recording.parameters:
-        yield f"{name}: its parameters were not recorded: QEMU's defaults, or what was passed"
-    hinted = recording.trace.meta.hinting
-    if hinted and not trace.meta.hinting and "freelist" in trace:
-        yield (
-            f"{name}: free page hinting is foretold from the free list of {trace.name}: a block of "
-            f"4 MiB every {recording.hint_block_ns / 1e6:g} ms, zeroed as it is taken "
-            "(init_on_alloc)"
-        )
-    elif hinted and not trace.meta.hinting:
-        yield (
-            f"{name}: free page hinting is not foretold: {trace.name}, recorded without it, has no "
-            "free list"
-        )
-    elif trace.meta.hinting:
-        yield (
-            f"{name}: free page hinting was on while recording: reported blocks are those that the "
-            "guest zeroed as it took them (init_on_alloc), pages skipped count as zero pages"
-        )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import index
 from typing import Any
 
+from replay.course import Course
 from replay.dirty_limit import DirtyLimit
+from replay.link import HEADER_BYTES
 from replay.parameters import Parameters
 from replay.throttle import AutoConverge
 from tracer.errors import TraceError, UsageError
@@ -31,6 +34,9 @@ _LACKING = (
 )
 #: Parameters that do the same where they are not 0.
 _LACKING_PARAMETERS = ("avail-switchover-bandwidth",)
+#: When a sync or an iteration began; the columns of the sender's iterations.
+_BEGIN = "t_host_ns"
+_ITERATIONS = (_BEGIN, "until_host_ns", "normal", "zero")
 #: Of `replay.parameters`, what the sender's own log tells.
 _SPEEDS = ("line_rate", "zero_page_ns", "wake_ns")
 #: max-bandwidth 0 means none: beyond any line.
@@ -104,12 +110,29 @@ class Recording:
         both = [(0, 0), *((step["t_host_ns"], step["percent"]) for step in steps)]
         return [after for before, after in pairwise(both) if before[1] != after[1]]
 
-    @property
-    def stalls(self) -> tuple[tuple[int, int], ...]:
-        """When (host ns) the host kept the sender from going on, and for how many ns."""
-        return tuple(
-            (stall["t_host_ns"], stall["lost_ns"]) for stall in self.recorded.get("stalls") or ()
-        )
+    def course(self, bandwidth: int) -> Course | None:
+        """Return when the host let QEMU's sender and vCPUs run, None where that was not recorded.
+
+        bandwidth: max-bandwidth. Raises TraceError where what was recorded is no such course.
+        """
+        columns, syncs = self.recorded.get("iterations"), self.recorded.get("syncs") or ()
+        if not columns:
+            return None
+        try:
+            rows = zip(*(columns[name] for name in _ITERATIONS), strict=True)
+            course = Course(
+                tuple((index(a), index(b), index(c), index(d)) for a, b, c, d in rows),
+                tuple((index(s[_BEGIN]), index(s.get("end_host_ns", s[_BEGIN]))) for s in syncs),
+                self.trace.meta.page_size + HEADER_BYTES,
+                bandwidth,
+                self.trace.meta.hinting,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(
+                f'{self.trace.path}/migration.json: "iterations" and "syncs" are no course '
+                f"of a sender ({error})"
+            ) from None
+        return course if course.iterations else None
 
     @property
     def sender(self) -> dict[str, int]:
@@ -159,6 +182,13 @@ class Recording:
             sync_waits=accelerator == "tcg",
             at_end="continue",
         )
+
+    def ran_with(self, bandwidth: int | None, downtime_ns: int | None) -> bool:
+        """Whether these, as far as given and recorded, are what it was run with."""
+        own = self.parameters
+        bandwidths = (None, int(own.get("max-bandwidth") or bandwidth or 0))
+        downtimes = (None, int(own.get("downtime-limit", (downtime_ns or 0) // MS_NS)) * MS_NS)
+        return bandwidth in bandwidths and downtime_ns in downtimes
 
     @property
     def hint_block_ns(self) -> int:

@@ -28,6 +28,13 @@ def assumptions(migration: Migration, scenario: Scenario, doubt: Doubt | None) -
         yield "no page is zero: the trace has no zero.arrow"
     if meta.hinting:
         yield "the trace was recorded with hinting on and contains what hinting did to the guest"
+    throttles = meta.source.get("throttle_percents")
+    if throttles and meta.clock == "guest":
+        yield (
+            f"the guest was throttled while recording, by up to {max(throttles)} %: it is taken to "
+            "work at guest time, as one does that computes; one that keeps a pace of its own wrote "
+            "faster by that clock than it would have without"
+        )
     if parameters.at_end == "loop":
         yield f"the trace is repeated, at most {LOOP_PASSES} times, contents kept at the seam"
     if parameters.profile == "qemu":

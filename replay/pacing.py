@@ -12,21 +12,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from replay.clock import Clock
 from replay.columns import columns_of, merged
 from replay.rewrites import sightings
 from replay.throttle import TIMESLICE_NS, pace
 from tracer.format import TableName
-from tracer.rows import Flags, Int64s
+from tracer.rows import Int64s
 from tracer.trace import Trace
 
-#: An epoch says something of the guest's pace by the first writes in its first so many ns, ...
-_LOOK_NS = 500_000_000
-#: ... if it is long enough, and if there are so many in all throttled and unthrottled epochs.
+#: Percent of its vCPUs' time that a guest needs that works as fast as they let it.
+FULL_LOAD = 100
+#: The guest's pace shows if an epoch without a throttle has so many first writes, ...
 _ENOUGH = 100
-
-#: It must see so many slices of a throttled vCPU.
+#: ... and those of a throttle so many slices of a throttled vCPU.
 _SLICES = 4
 
 Throttles = Sequence[tuple[int, int]]
@@ -60,35 +60,53 @@ def at_work(trace: Trace, throttles: Throttles, load: int) -> Trace:
 def load_of(trace: Trace, throttles: Throttles) -> int | None:
     """Return the load (percent) of the guest that was recorded, None if that does not show.
 
-    Compares how many pages are written first as an epoch begins, throttled and not: the load is
-    that which explains the epochs best (least squares).
+    Compares how many pages are written first in the epochs of each throttle and in those without
+    one: the load is that which explains them best (least squares).
     """
-    seen = sightings(trace)
     clock = _clock(throttles, 100)
+    seen = sightings(trace)
     edges = clock.host_of(np.maximum(np.unique(np.append(seen.begins, seen.end - 1)), 1))
-    begins, length = edges[:-1], np.minimum(np.diff(edges), _LOOK_NS)
+    begins, lengths = edges[:-1], np.diff(edges)
     host = np.sort(clock.host_of(seen.t))
     steps = np.array([0, *(when for when, _ in throttles)])
     percents = np.array([0, *(percent for _, percent in throttles)])
     # A throttle is changed by the sync that ends the epoch before.
-    percent = percents[np.searchsorted(steps, begins + _LOOK_NS // 2, side="right") - 1]
-    # A vCPU that runs for a slice and then sleeps for long shows no pace in so short a look.
-    usable = (length == _LOOK_NS) & (_LOOK_NS * (100 - percent) >= _SLICES * TIMESLICE_NS * 100)
-    free, slowed = usable & (percent == 0), usable & (percent > 0)
-
-    def written(which: Flags, look_ns: int) -> Int64s:
-        begin = begins[which]
-        return np.searchsorted(host, begin + look_ns) - np.searchsorted(host, begin)
-
-    if written(free, _LOOK_NS).sum() < _ENOUGH or not slowed.any():
+    percent = percents[np.searchsorted(steps, begins + lengths // 2, side="right") - 1]
+    usual = _Usual(host, begins[percent == 0], lengths[percent == 0])
+    loads, misses = np.arange(1, 101), np.zeros(100)
+    shown = False
+    for step in np.unique(percent[percent > 0]).tolist():
+        looks = np.minimum(lengths[percent == step], usual.longest)
+        # A vCPU that runs for a slice and then sleeps for long shows no pace in a short look.
+        if int(looks.sum()) * (100 - step) < _SLICES * TIMESLICE_NS * 100:
+            continue
+        shown = True
+        wrote = _between(host, begins[percent == step], looks).sum()
+        at = [usual.after(looks * pace(step, load) // 100).sum() for load in loads.tolist()]
+        misses += (np.array(at) - wrote) ** 2
+    if not shown or usual.after(np.array([usual.longest])).sum() < _ENOUGH:
         return None
-    # At half the pace, what else would have been written in half the time.
-    usual = np.array([written(free, _LOOK_NS * part // 100).mean() for part in range(101)])
-    loads = np.arange(1, 101)
-    paces = np.minimum(100, (100 - percent[slowed])[None, :] * 100 // loads[:, None])
-    misses = ((written(slowed, _LOOK_NS) - usual[paces]) ** 2).sum(axis=1)
     # Of loads that explain alike, the largest: the least is made up.
     return int(loads[::-1][np.argmin(misses[::-1])])
+
+
+def _between(host: Int64s, begins: Int64s, looks: Int64s) -> Int64s:
+    return np.searchsorted(host, begins + looks) - np.searchsorted(host, begins)
+
+
+class _Usual:
+    """How many pages are written first within some time in an epoch without a throttle."""
+
+    def __init__(self, host: Int64s, begins: Int64s, lengths: Int64s):
+        self._host, self._begins, self._lengths = host, begins, lengths
+        self.longest = int(lengths.max(initial=0))
+
+    def after(self, looks: Int64s) -> npt.NDArray[np.float64]:
+        """Return it for each of some ns, none above `longest`, as the mean of epochs so long."""
+        long_enough = self._lengths[:, None] >= looks
+        wrote = _between(self._host, self._begins[:, None], looks) * long_enough
+        mean: npt.NDArray[np.float64] = wrote.sum(axis=0) / np.maximum(long_enough.sum(axis=0), 1)
+        return mean
 
 
 def _clock(throttles: Throttles, load: int) -> Clock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from replay.course import Course
 from replay.dirty_limit import DirtyLimit
 from replay.link import SECOND_NS
 from replay.strategies import Hold, Strategy
@@ -42,7 +43,9 @@ class Parameters:
     sync_waits: a sync is over when every vCPU has come by, so that it waits for throttled ones
     (TCG; under KVM it does not). guest_load: percent of its vCPUs' time that the guest's work
     takes; what holds it back slows it only where less is left (`replay.pacing`).
-    stalls: (host ns, ns), ascending, when the host kept the sender from going on and for how long.
+    lost_ns: for how long, beside wake_ns, the host keeps the sender waiting after its sleeps, one
+    after the other, and from the first again. course: when the host let the sender and the vCPUs
+    run, where that is known (`replay.course`).
 
     Raises UsageError for values that make no sense.
     """
@@ -71,7 +74,8 @@ class Parameters:
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False
     guest_load: int = 100
-    stalls: tuple[tuple[int, int], ...] = ()
+    lost_ns: tuple[int, ...] = ()
+    course: Course | None = None
     seed: int = 0
     scenarios: tuple[str, ...] | None = None
 

@@ -47,26 +47,26 @@ class Readings:
         self, trace: Trace, parameters: Parameters, drawn: dict[int, Rewrites] | None = None
     ):
         self.trace = trace
-        self._parameters = parameters
+        self.given = parameters
         self._drawn = {} if drawn is None else drawn
 
     @cached_property
     def rewrites(self) -> Rewrites:
         """The working-set model, fitted to the trace."""
-        seed = self._parameters.seed
+        seed = self.given.seed
         if seed not in self._drawn:
             self._drawn[seed] = Rewrites(self.trace, seed, contained_reports(self.trace).page)
         return self._drawn[seed]
 
     def parameters(self, scenario: Scenario) -> Parameters:
         """Return how a reading is replayed: what is not continued is repeated instead."""
-        if self._parameters.at_end != "continue":
-            return self._parameters
-        return replace(self._parameters, at_end="stop" if self._continues(scenario) else "loop")
+        if self.given.at_end != "continue":
+            return self.given
+        return replace(self.given, at_end="stop" if self._continues(scenario) else "loop")
 
     def draw(self) -> None:
         """Draw now what scenarios need, before several threads ask for it."""
-        if "expected" in scenarios(self.trace, self._parameters):
+        if "expected" in scenarios(self.trace, self.given):
             _ = self.rewrites.expected
 
     def of(self, scenario: Scenario) -> Iterator[Trace]:
@@ -87,7 +87,7 @@ class Readings:
     def drawn(self, scenario: Scenario, reading: Trace) -> Iterator[str]:
         """Say what of a reading was drawn, and from what."""
         seed, continued = (
-            self._parameters.seed,
+            self.given.seed,
             reading.meta.duration_ns > self.trace.meta.duration_ns,
         )
         if scenario == "expected":
@@ -101,4 +101,4 @@ class Readings:
             yield in_words(self.rewrites.fits)
 
     def _continues(self, scenario: Scenario) -> bool:
-        return self._parameters.at_end == "continue" and scenario in ("expected", "exact")
+        return self.given.at_end == "continue" and scenario in ("expected", "exact")

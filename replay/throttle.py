@@ -7,6 +7,7 @@ cpu-throttle.c). Not modelled: the timer with which newer versions make a sync o
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,18 +98,33 @@ def pace(percent: int, load: int) -> int:
     return min(100, (100 - percent) * 100 // load)
 
 
-def sleep_left(steps: Sequence[tuple[int, int]], now: int) -> int:
+def sleep_left(steps: Sequence[tuple[int, int]], now: int, wakes: Sequence[int] = ()) -> int:
     """Return the ns that a throttled vCPU still sleeps; steps: (host ns, percent) up to `now`.
 
     A timer ticks at once when the guest is first throttled, and then after a slice and what goes
     with it at the percentage of that moment; a new percentage does not move the next tick. Each
     tick sends the vCPU to sleep (cpu_throttle_set, cpu_throttle_timer_tick, cpu_throttle_thread).
+    wakes: moments (host ns, ascending) at which a vCPU is known to have woken; ticks are late by
+    what keeps QEMU's main loop, so they are counted from the last of these.
     """
+    asleep = _sleep_ns(steps[-1][1])
+    after = bisect_right(wakes, now)
+    if after < len(wakes) and wakes[after] - asleep <= now:
+        return wakes[after] - now
     tick = steps[0][0]
+    if after:
+        # It runs for a slice before the next tick.
+        tick = max(tick, wakes[after - 1] + TIMESLICE_NS)
+    last, asleep = now, 0
     for (_, percent), (until, _) in pairwise((*steps, (now + 1, 0))):
         period = TIMESLICE_NS * 100 // (100 - percent)
         if tick < until:
             ticks = -(-(until - tick) // period)
-            last, slept = tick + (ticks - 1) * period, TIMESLICE_NS * percent // (100 - percent)
+            last, asleep = tick + (ticks - 1) * period, _sleep_ns(percent)
             tick += ticks * period
-    return max(last + slept - now, 0)
+    return max(last + asleep - now, 0)
+
+
+def _sleep_ns(percent: int) -> int:
+    """Return for how long a tick sends a vCPU to sleep."""
+    return TIMESLICE_NS * percent // (100 - percent)

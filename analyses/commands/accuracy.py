@@ -50,6 +50,25 @@ def accuracy(
     wake_up: WakeUp = None,
     stop_time: StopTime = None,
     device_state: DeviceState = None,
+    guest_load: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PCT",
+            min=1,
+            max=100,
+            show_default="as its recording shows, else 100",
+            help="Share of its vCPUs' time that the guest's work takes; a throttle slows it only "
+            "where less is left.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Foretell with so many seeds, and show how far apart the predictions are.",
+        ),
+    ] = 1,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -101,7 +120,15 @@ def accuracy(
         for trace in [*(r.trace for r in recordings)] if origin is None else [origin]:
             check(trace, bar)
         found = [
-            measure(recording, origin, bandwidth=rate, downtime_ns=limit, line=line)
+            measure(
+                recording,
+                origin,
+                bandwidth=rate,
+                downtime_ns=limit,
+                line=line,
+                guest_load=guest_load,
+                seeds=seeds,
+            )
             for recording in recordings
         ]
     if as_json:

@@ -18,6 +18,7 @@ _COLUMNS = (
     Column("predicted"),
     Column("error"),
 )
+_SPREAD = (Column("spread"),)
 _STEPS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _ASCII_STEPS = " .:-=+*#@"
 _WIDEST = 100
@@ -32,7 +33,9 @@ def show(found: Sequence[Accuracy], page: Page, tolerance: float | None) -> None
             page.lines([""])
         origin = "" if one.source == one.trace else f" from {one.source}"
         page.lines([Text(plain(one.trace + origin), style="bold underline")])
-        page.lines(grid(_COLUMNS, [_line(row, tolerance) for row in one.rows]))
+        spread = _SPREAD if any(row.spread for row in one.rows) else ()
+        lines = [_line(row, tolerance)[: len(_COLUMNS + spread)] for row in one.rows]
+        page.lines(grid((*_COLUMNS, *spread), lines))
         page.lines(["", *_picture(one.curves, page)])
         for text in one.remarks:
             page.lines(labelled("note", plain(text), page.prose, 7))
@@ -51,6 +54,7 @@ def _line(row: Row, tolerance: float | None) -> tuple[str | Text, ...]:
         _value(row.quantity, row.real),
         _value(row.quantity, row.predicted),
         Text(shown, style=style),
+        "-" if row.spread_percent is None else f"{row.spread_percent:.2f} %",
     )
 
 

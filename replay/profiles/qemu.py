@@ -29,9 +29,10 @@ against QEMU's source".
 from __future__ import annotations
 
 from replay import kernels as k
+from replay.course import MAX_WAIT_MS, Pace
 from replay.dirty_limit import Limiter
 from replay.engine import Migration
-from replay.link import SECOND_NS, link_constants, named, wire_bytes
+from replay.link import HEADER_BYTES, SECOND_NS, link_constants, named, wire_bytes
 from replay.profiles.base import Moment, Outcome, Reason, Round
 from replay.profiles.steps import (
     counters,
@@ -46,9 +47,7 @@ MS_NS = 1_000_000
 #: BUFFER_DELAY: a window's length in ms, and how many make a second (XFER_LIMIT_RATIO).
 WINDOW_MS = 100
 _WINDOWS_A_SECOND = 10
-#: MAX_WAIT: an iteration ends when it has lasted longer than so many whole ms, ...
-_MAX_WAIT_MS = 50
-#: ... which it looks at after the first page and every 64th from there.
+#: How long an iteration has lasted (MAX_WAIT) it looks at after page 1 and every 64th from there.
 _LOOK_EVERY = 64
 #: Bytes around the pages of an iteration: savevm's section header; the end of RAM and a footer.
 _HEAD_BYTES, _EOS_BYTES, _FOOT_BYTES = 5, 8, 5
@@ -71,10 +70,16 @@ class _Window:
         self._budget = parameters.bandwidth // _WINDOWS_A_SECOND
         self._limit_ns = parameters.downtime_limit_ns
         self.iterations = 0
+        recorded = parameters.course
+        self._phase_ns = 0 if recorded is None else recorded.phase_ns
         self._start_ms = 0
         self._start_bytes = 0
         #: Bytes; 0 until a window has been measured.
         self.threshold = 0
+
+    def ms(self, now: int) -> int:
+        """Return what QEMU's clock shows, which counts whole ms."""
+        return (now + self._phase_ns) // MS_NS
 
     @property
     def sent(self) -> int:
@@ -92,10 +97,13 @@ class _Window:
         left = self._start_bytes + self._budget - self.sent - _HEAD_BYTES
         return self._migration.bytes_sent + left
 
-    def look(self, now: int) -> None:
-        """Begin the next window if this one is old enough (migration_update_counters)."""
-        now_ms = now // MS_NS
-        took = now_ms - self._start_ms
+    def look(self, now: int, *, slept: bool = False) -> None:
+        """Begin the next window if this one is old enough (migration_update_counters).
+
+        slept: to its end, as recorded, whatever may be lacking here.
+        """
+        now_ms = self.ms(now)
+        took = max(now_ms - self._start_ms, WINDOW_MS if slept else 0)
         if took < WINDOW_MS:
             return
         sent = self.sent
@@ -104,7 +112,7 @@ class _Window:
 
     def sleep_ns(self, now: int) -> int:
         """Return for how long the sender sleeps, in whole ms (migration_rate_limit)."""
-        return (self._start_ms + WINDOW_MS - now // MS_NS) * MS_NS
+        return (self._start_ms + WINDOW_MS - self.ms(now)) * MS_NS
 
 
 class _Loop:
@@ -117,8 +125,8 @@ class _Loop:
         self._rounds: list[Round] = []
         self._throttles: list[tuple[int, int]] = []
         self._course: list[Moment] = []
-        #: Yet to come, the next one last.
-        self._stalls = list(reversed(parameters.stalls))
+        self._recorded = parameters.course
+        self._sleeps = 0
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
@@ -126,10 +134,8 @@ class _Loop:
         if parameters.dirty_limit is not None:
             limit, load = parameters.dirty_limit, parameters.guest_load
             self._limiter = Limiter(limit, migration.trace, migration.passes, load)
-        migration.send_over(
-            link_constants(meta.page_size, parameters.line_rate, parameters.zero_page_ns),
-            named(meta.blocks),
-        )
+        self._blocks = named(meta.blocks)
+        self._send_at(1, 1)
         self._window = _Window(migration)
         self._before = counters(migration)
         self._since = 0
@@ -141,6 +147,7 @@ class _Loop:
         now = wait_for_answer(migration) if migration.strategy.start == "wait" else 0
         migration.round = 1
         self._since = now
+        slept = False
         while True:
             if not window.spent:
                 now, outcome = self._check(now)
@@ -148,16 +155,36 @@ class _Loop:
                     return outcome
                 now = self._iterate(now)
                 self._note(now)
-            window.look(now)
-            if window.spent:
+            window.look(now, slept=slept)
+            slept = window.spent
+            if slept:
                 now = self._wait(now, self._sleep_ns(now))
+
+    def _pace(self, start: int) -> Pace:
+        """Return how the iteration goes that begins."""
+        parameters = self._migration.parameters
+        page_ns = (self._page_size + HEADER_BYTES) * SECOND_NS // parameters.line_rate
+        recorded = self._recorded
+        found = None if recorded is None else recorded.near(start, page_ns, parameters.zero_page_ns)
+        return found or Pace(1, 1, None)
+
+    def _send_at(self, took: int, usual: int) -> None:
+        """Let pages take `took` ns that usually take `usual`."""
+        parameters = self._migration.parameters
+        rate = max(parameters.line_rate * usual // took, 1)
+        zero_ns = parameters.zero_page_ns * took // usual
+        self._migration.send_over(link_constants(self._page_size, rate, zero_ns), self._blocks)
 
     def _sleep_ns(self, now: int) -> int:
         """Return for how long the sender sleeps, what the host keeps it longer included."""
-        sleep = self._window.sleep_ns(now) + self._migration.parameters.wake_ns
-        while self._stalls and self._stalls[-1][0] < now + sleep:
-            sleep += self._stalls.pop()[1]
-        return sleep
+        sleep = self._window.sleep_ns(now)
+        woke = None if self._recorded is None else self._recorded.wake(now, now + sleep)
+        if woke is not None:
+            return woke - now
+        parameters = self._migration.parameters
+        lost = parameters.lost_ns or (0,)
+        self._sleeps += 1
+        return sleep + parameters.wake_ns + lost[(self._sleeps - 1) % len(lost)]
 
     def _check(self, now: int) -> tuple[int, Outcome | None]:
         """migration_iteration_run: sync if little is pending, and stop if still so.
@@ -209,15 +236,31 @@ class _Loop:
         if self._limiter is not None:
             guest = migration.clock.guest(now)
             self._limiter.synced(now, guest, dirtied, self._window.sent)
+        now = self._wait(now, self._sync_lasts(now))
         if throttle is None:
             return now
-        if migration.parameters.sync_waits and self._throttles:
-            now = self._wait(now, sleep_left(self._throttles, now))
-        if throttle.synced(now // MS_NS, dirtied, migration.bytes_sent + self._framing):
+        if throttle.synced(self._window.ms(now), dirtied, migration.bytes_sent + self._framing):
             left = pace(throttle.percent, migration.parameters.guest_load)
             migration.throttle(now, 100 - left)
             self._throttles.append((now, throttle.percent))
         return now
+
+    def _sync_lasts(self, now: int) -> int:
+        """Return for how many ns a sync waits for the vCPUs."""
+        recorded = self._recorded
+        end = None if recorded is None else recorded.synced(now)
+        if end is not None:
+            return end - now
+        if not (self._throttle and self._throttles and self._migration.parameters.sync_waits):
+            return 0
+        wakes = () if recorded is None else recorded.vcpu_wakes
+        return sleep_left(self._throttles, now, wakes)
+
+    def _stop_lasts(self, now: int) -> int:
+        """Return after how many ns, as recorded, the sync was over that follows the stop."""
+        recorded = self._recorded
+        end = None if recorded is None else recorded.stopped(now)
+        return 0 if end is None else end - now
 
     def _next_due(self) -> int:
         due = self._migration.next_due()
@@ -244,10 +287,16 @@ class _Loop:
     def _iterate(self, start: int) -> int:
         """ram_save_iterate: send until the budget, the time or the work is done; return when."""
         migration = self._migration
+        going = self._pace(start)
+        self._send_at(going.took, going.usual)
         migration.link_free(start)
         limit, copied = self._window.page_limit(), migration.copies
-        migration.limit(limit)
-        deadline = start + (_MAX_WAIT_MS + 1) * MS_NS
+        deadline = start + (MAX_WAIT_MS + 1) * MS_NS
+        if going.pages is None:
+            migration.limit(limit)
+        else:
+            deadline = k.FOREVER
+            migration.limit(limit, copied + going.pages)
         while True:
             due = self._next_due()
             until = min(due, deadline)
@@ -302,7 +351,10 @@ class _Loop:
         migration.sync(now)
         migration.end_round(now)
         parameters = migration.parameters
-        end = migration.copy_rest(now, parameters.stop_ns)
+        stop_ns = max(parameters.stop_ns, self._stop_lasts(now))
+        going = self._pace(now + stop_ns)
+        self._send_at(going.took, going.usual)
+        end = migration.copy_rest(now, stop_ns)
         end += parameters.device_bytes * SECOND_NS // parameters.line_rate
         self._rounds.append(round_row(migration, self._before, now, end, None, stopped=True))
         return self._outcome(reason, end, now)

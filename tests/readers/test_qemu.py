@@ -236,6 +236,76 @@ def test_throttled_guest_time(tmp_path: Path) -> None:
     assert [sync["normal"] for sync in recorded["syncs"]] == [0, 1]
 
 
+def test_the_throttle_is_what_was_answered_where_someone_asked(tmp_path: Path) -> None:
+    """Smaller steps of cpu-throttle-tailslow are in no log; an answer may be older than a row."""
+    rows = [1_000, 2_000, 3_000, 4_000]
+    log = [(0, SYNC), (100, write(0)), *((t, "migration_throttle ") for t in rows), (5000, SYNC)]
+    told = [(1500, 20), (2500, 24), (3001, 24), (4500, 200)]
+    polls = [{"t": (T0 + us) / 10**6, "cpu-throttle-percentage": percent} for us, percent in told]
+    report = run(tmp_path, log, parameters={"cpu-throttle-tailslow": True}, polls=polls)
+    assert report.throttle_percents == (20, 24, 34, 44)
+    assert not any("tailslow" in note for note in report.notes)
+    report = run(tmp_path, log, parameters={"cpu-throttle-tailslow": True})
+    assert report.throttle_percents == (20, 30, 40, 50)
+    assert any("tailslow" in note for note in report.notes)
+
+
+def pending(pages: int) -> str:
+    return f"migrate_pending pending size {pages * PAGE} max 0 (pre = 0 compat=0 post=0)"
+
+
+def test_the_sender_s_iterations(tmp_path: Path) -> None:
+    ms = 1000
+    log = [
+        (0, SYNC), (4, sync_end(0)), (5, write(PAGE)), (10, pending(256)),
+        (20, save(0)), (31, save(9)),
+        (100 * ms, pending(150)),  # 2 copies and 104 zero pages
+        (100 * ms + 3, save(10)),
+        (1002 * ms, SYNC), (1003 * ms, sync_end(7)), (1004 * ms, pending(150)),  # 6 zero pages
+        (1005 * ms, save(11)),
+        (1100 * ms, SYNC), (1101 * ms, sync_end(3)), (1102 * ms, pending(152)),  # a new period
+        (1200 * ms, SYNC), (1201 * ms, sync_end(8)), (1202 * ms, pending(157)),  # the same one
+        (1203 * ms, STOP), (1203 * ms + 1, SYNC), (1203 * ms + 2, sync_end(8)),
+        (1204 * ms, save(12)),
+    ]  # fmt: skip
+    recorded = (Trace.open(run(tmp_path, log).out).migration or {})["recorded"]
+    times = [10, 100 * ms, 1004 * ms, 1102 * ms, 1202 * ms, 1203 * ms + 2]
+    ends = [31, 100 * ms + 3, 1005 * ms, 1102 * ms, 1202 * ms, 1204 * ms]
+    assert recorded["iterations"] == {
+        "t_host_ns": [us * US for us in times],
+        "until_host_ns": [us * US for us in ends],
+        "normal": [2, 1, 1, 0, 0, 1],
+        "zero": [104, 6, 0, 0, 0, 156],
+    }
+    assert recorded["syncs"][1] == {
+        "t_host_ns": 1002 * ms * US, "end_host_ns": 1003 * ms * US, "dirty_pages": 7, "normal": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("second", "zeros"), [(9, 0), (2, 2), (60, 0)])
+def test_a_period_of_a_second_and_a_part_of_a_ms_may_be_over_or_not(
+    tmp_path: Path, second: int, zeros: int
+) -> None:
+    """The third sync's count: 9 goes on from 5, 2 cannot; of 60, 55 alone would be too few."""
+    ms, left = 1000, 250 + (second - 5 if second == 9 else 0 if second == 2 else second)
+    log = [
+        (0, SYNC), (4, sync_end(0)), (5, write(PAGE)), (10, pending(250)),
+        (1000 * ms + 1, SYNC), (1000 * ms + 400, sync_end(5)), (1001 * ms, pending(250)),
+        (1100 * ms, SYNC), (1101 * ms, sync_end(second)), (1102 * ms, pending(left)),
+    ]  # fmt: skip
+    recorded = (Trace.open(run(tmp_path, log).out).migration or {})["recorded"]
+    assert recorded["iterations"]["zero"] == [5, zeros, 0]
+
+
+def test_the_last_poll_is_kept(tmp_path: Path) -> None:
+    """It says up to when a cancelled migration is compared."""
+    polls = [{"t": (T0 + us) / 10**6, "ram": {"total": 256 * PAGE}} for us in range(350)]
+    final = {"status": "cancelled"}
+    recorded = (Trace.open(run(tmp_path, final=final, polls=polls).out).migration or {})["recorded"]
+    assert len(recorded["polls"]) == 175
+    assert abs(recorded["polls"][-1]["t_host_ns"] - 349 * US) <= US
+
+
 def test_a_shortened_import_keeps_what_is_known(tmp_path: Path) -> None:
     where = folder(tmp_path / "in")
     report = import_qemu(where, out=tmp_path / "t.trace", until_ns=100 * US)

@@ -39,6 +39,10 @@ class Settings:
     throttle: tuple[int, int, int, int] | None = None
     tailslow: bool = False
     sync_waits: bool = False
+    #: A host that is busy: how late (ns) the sender's sleeps end, and by how much its iterations
+    #: are slowed, each in turn.
+    late_ns: tuple[int, ...] = (0,)
+    slowed: tuple[int, ...] = (1,)
     #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring, those kept free.
     dirty_limit: tuple[int, int, int, int, int, int] | None = None
 
@@ -56,6 +60,10 @@ class Migration:
     ram_bytes: int = 0
     copies: list[tuple[int, int]] = field(default_factory=list)
     throttles: list[tuple[int, int]] = field(default_factory=list)
+    #: What a log shows: begin, begin of the last page with content, such pages, zero pages.
+    iterations: list[tuple[int, int, int, int]] = field(default_factory=list)
+    sync_times: list[tuple[int, int]] = field(default_factory=list)
+    sleeps: int = 0
     stop: int | None = None
 
     def run(self) -> None:
@@ -184,6 +192,7 @@ class Migration:
 
     def migration_bitmap_sync(self) -> None:
         self.let_guest_run(self.now)
+        begin = self.now
         self.syncs += 1
         for page in self.pages:
             if self.log[page] and not self.bmap[page]:
@@ -196,6 +205,7 @@ class Migration:
             self.log = dict.fromkeys(self.pages, False)
         self.ring.clear()
         self.memory_global_after_dirty_log_sync()
+        self.sync_times.append((begin, self.now))
         end_ms = self.now // MS
         if end_ms > self.period_ms + 1000:
             self.migration_trigger_throttle()
@@ -304,11 +314,12 @@ class Migration:
             self.run_zeros += 1
         else:
             self.sent += 1
+            self.last_page = self.now
         self.run_bytes += size
         self.now = (
             self.run_start
-            + self.run_bytes * 10**9 // self.settings.line_rate
-            + self.run_zeros * self.settings.zero_page_ns
+            + self.run_bytes * 10**9 * self.slow_by // self.settings.line_rate
+            + self.run_zeros * self.settings.zero_page_ns * self.slow_by
         )
         self.put(size)
         if self.last_sent_block != page[0]:
@@ -320,7 +331,9 @@ class Migration:
 
     def ram_save_iterate(self) -> None:
         self.put(5, ram=False)
-        self.begin_run()
+        slowed = self.settings.slowed
+        self.begin_run(slowed[len(self.iterations) % len(slowed)])
+        sent, zeros, self.last_page = self.sent, self.zeros, self.now
         i = 0
         while not self.qemu_file_rate_limit():
             if not self.ram_find_and_save_block():
@@ -328,11 +341,14 @@ class Migration:
             if i % 64 == 0 and (self.now - self.run_start) // MS > 50:
                 break
             i += 1
+        counts = (self.sent - sent, self.zeros - zeros)
+        self.iterations.append((self.run_start, self.last_page, *counts))
         self.put(8)
         self.put(5, ram=False)
 
-    def begin_run(self) -> None:
+    def begin_run(self, slow_by: int = 1) -> None:
         self.run_start, self.run_bytes, self.run_zeros = self.now, 0, 0
+        self.slow_by = slow_by
 
     # migration/migration.c
 
@@ -382,5 +398,7 @@ class Migration:
         self.migration_update_counters()
         if self.qemu_file_rate_limit():
             sleep_ms = self.iteration_start_ms + 100 - self.now // MS
-            self.now += sleep_ms * MS + self.settings.wake_ns
+            late = self.settings.late_ns[self.sleeps % len(self.settings.late_ns)]
+            self.sleeps += 1
+            self.now += sleep_ms * MS + self.settings.wake_ns + late
             self.let_guest_run(self.now)

@@ -43,7 +43,9 @@ def random_guest(rng: random.Random) -> Guest:
 
 def random_case(seed: int) -> tuple[Guest, Settings]:
     rng = random.Random(seed)
-    return random_guest(rng), random_settings(rng)
+    guest, settings = random_guest(rng), random_settings(rng)
+    late_ns = rng.choice([(0,), (0,), (0, 1, 700_000_000, 33_000_000), (99_999_999,)])
+    return guest, replace(settings, late_ns=late_ns)
 
 
 def random_settings(rng: random.Random) -> Settings:
@@ -99,6 +101,7 @@ def as_parameters(settings: Settings) -> Parameters:
         line_rate=settings.line_rate,
         zero_page_ns=settings.zero_page_ns,
         wake_ns=settings.wake_ns,
+        lost_ns=settings.late_ns,
         stop_ns=settings.stop_ns,
         device_bytes=settings.device_bytes,
         auto_converge=throttle,
@@ -159,7 +162,7 @@ def test_agrees_with_the_loop_written_down(seed):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("_HEAD_BYTES", 0), ("_FOOT_BYTES", 0), ("_MAX_WAIT_MS", 49), ("_LOOK_EVERY", 1),
+    [("_HEAD_BYTES", 0), ("_FOOT_BYTES", 0), ("MAX_WAIT_MS", 49), ("_LOOK_EVERY", 1),
      ("WINDOW_MS", 99)],
 )  # fmt: skip
 def test_a_planted_error_is_caught(monkeypatch, name, value):
@@ -266,3 +269,16 @@ def test_throttle_waits_for_two_bad_periods():
 def test_a_sync_waits_for_a_sleeping_vcpu(steps, now_ms, left_ms):
     in_ns = [(ms * 10**6, percent) for ms, percent in steps]
     assert sleep_left(in_ns, now_ms * 10**6) == left_ms * 10**6
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "left_ms"),
+    [
+        # Known to wake at 165 (its tick was 5 late) and at 1300.
+        (160, 5), (125, 40), (124, 36), (165, 0), (174, 0), (175, 40), (214, 1), (215, 0),
+        (225, 40), (1259, 6), (1260, 40), (1300, 0), (1309, 0), (1310, 40),
+    ],
+)  # fmt: skip
+def test_ticks_are_counted_from_a_known_wake(now_ms, left_ms):
+    steps, wakes = [(100 * 10**6, 50), (111 * 10**6, 80)], [165 * 10**6, 1300 * 10**6]
+    assert sleep_left(steps, now_ms * 10**6, wakes) == left_ms * 10**6

@@ -13,17 +13,27 @@ from tracer.rows import Int64s
 
 #: QEMU's defaults, for a recording without its parameters (migration/options.c).
 _DEFAULTS = {"cpu-throttle-initial": 20, "cpu-throttle-increment": 10, "max-cpu-throttle": 99}
+_FOREVER_US = 1 << 62
 
 
-def throttle_percents(count: int, parameters: Mapping[str, Any]) -> list[int]:
-    """Return the percentage set by each of `count` throttle rows, which carry none.
+def throttle_percents(
+    rows: Sequence[int], parameters: Mapping[str, Any], polled: Sequence[tuple[int, int]] = ()
+) -> list[int]:
+    """Return the percentage set by each of the throttle rows (host us), which carry none.
 
-    QEMU's mig_throttle_guest_down: the first sets `cpu-throttle-initial`, each later one adds
-    `cpu-throttle-increment`, up to `max-cpu-throttle`. With `cpu-throttle-tailslow` the step may be
-    smaller, by figures that no log has; this is then the upper bound.
+    It is what query-migrate answered last before the next row (polled: host us, percent), or where
+    nobody asked what QEMU's mig_throttle_guest_down does: the first sets `cpu-throttle-initial`,
+    each later one adds `cpu-throttle-increment`, up to `max-cpu-throttle`. With
+    `cpu-throttle-tailslow` the step may be smaller; this is then the upper bound.
     """
     initial, increment, highest = (int(parameters.get(k, v)) for k, v in _DEFAULTS.items())
-    return [initial if n == 0 else min(initial + n * increment, highest) for n in range(count)]
+    percents: list[int] = []
+    for begin, end in pairwise([*rows, _FOREVER_US]):
+        most = min(percents[-1] + increment, highest) if percents else initial
+        told = [percent for t, percent in polled if begin < t < end]
+        # An answer that was under way when the row came has the percentage before.
+        percents.append(told[-1] if told and told[-1] > (percents or [0])[-1] else most)
+    return percents
 
 
 @dataclass(frozen=True)

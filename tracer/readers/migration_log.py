@@ -69,8 +69,20 @@ class MigrationLog:
             raise TraceError(f'{self.path}: "{key}" of "ram" is {value!r}; wanted bytes')
         return value
 
+    @property
+    def throttles(self) -> list[tuple[int, int]]:
+        """Host us and `cpu-throttle-percentage` of every answer that has both."""
+        return [
+            (round(float(poll["t"]) * 1_000_000), poll["cpu-throttle-percentage"])
+            for poll in self.polls
+            if "t" in poll and poll.get("cpu-throttle-percentage") in range(1, 100)
+        ]
+
     def thinned(self, zero_us: int) -> list[dict[str, int]]:
-        """Return at most 200 polls: host ns since `zero_us`, bytes remaining and transferred."""
+        """Return at most 200 polls: host ns since `zero_us`, bytes remaining and transferred.
+
+        The last of them is kept: it says when a cancelled migration's counters were read.
+        """
         polls = [p for p in self.polls if isinstance(p.get("ram"), Mapping) and "t" in p]
         step = -(-len(polls) // _MOST_POLLS) or 1
         return [
@@ -79,7 +91,7 @@ class MigrationLog:
                 "remaining": int(poll["ram"].get("remaining", 0)),
                 "transferred": int(poll["ram"].get("transferred", 0)),
             }
-            for poll in polls[::step]
+            for poll in polls[::-step][::-1]
         ]
 
 

@@ -7,25 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tracer.format import Meta
 from tracer.readers.blocks import Layout
 from tracer.readers.contents import Contents
 from tracer.readers.freelist_log import FreelistLog
 from tracer.readers.freelist_merge import FreelistMerge
 from tracer.readers.guest_clock import GuestClock
+from tracer.readers.iterations import iterations_of, syncs_of
 from tracer.readers.migration_log import MigrationLog
 from tracer.readers.qemu_events import StepReader
-from tracer.readers.qemu_lines import PENDING, RING_PAGE, SAVE, SYNC_END, SYNC_START
+from tracer.readers.qemu_lines import RING_PAGE, SAVE
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
-from tracer.readers.sender import DISTURBED_US, measure_sender
+from tracer.readers.sender import measure_sender
 
 #: Threads stamp a line before they wait for the log's lock; later than this is a clock set back.
 _CLOCK_JUMP_US = 1_000_000
-#: A window of the sender (BUFFER_DELAY), and how much later than that it may wake.
-_WINDOW_US, _LATE_US = 100_000, DISTURBED_US - 100_000
 #: Fewer windows do not say how fast the sender is.
 _ENOUGH_WINDOWS = 10
 
@@ -105,10 +102,10 @@ def _throttle_notes(outcome: Outcome) -> list[str]:
             "the guest was throttled and no parameters were recorded: QEMU's default percentages "
             "were assumed"
         )
-    if outcome.answers.parameters.get("cpu-throttle-tailslow"):
+    if outcome.answers.parameters.get("cpu-throttle-tailslow") and not outcome.answers.throttles:
         notes.append(
-            "cpu-throttle-tailslow was on: its smaller steps are in no log, so guest time may run "
-            "faster than assumed"
+            "cpu-throttle-tailslow was on: its smaller steps are in no log, and no answer of "
+            "query-migrate says the percentage, so guest time may run faster than assumed"
         )
     return notes
 
@@ -141,9 +138,8 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
     """Return the trace's `migration.json`: the final answer, the settings, and `recorded`.
 
     `recorded` holds what a comparison with a replay needs, in host ns since the first sync: the
-    syncs with the dirty pages QEMU counted and the pages with content sent until the next one, the
-    throttle's steps, the stop, at most 200 polls, where the host kept the sender waiting, and how
-    fast it was else.
+    syncs and the sender's iterations (`tracer.readers.iterations`), the throttle's steps, the
+    stop, at most 200 polls, and how fast the sender was.
     """
     answers, clock = outcome.answers, outcome.clock
     final = {key: value for key, value in answers.final.items() if key != "t"}
@@ -151,12 +147,12 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
         final["ram"] = dict(answers.ram)
     recorded: dict[str, Any] = {
         "zero_host_us": clock.zero_us,
-        "syncs": _syncs(outcome.log, clock.zero_us),
+        "syncs": syncs_of(outcome.log, clock.zero_us),
         "throttles": [
             {"t_host_ns": (t - clock.zero_us) * 1000, "percent": p} for t, p in clock.throttles
         ],
         "polls": answers.thinned(clock.zero_us),
-        "stalls": _stalls(outcome.log, clock.zero_us),
+        "iterations": iterations_of(outcome.log, clock.zero_us),
     }
     sender = measure_sender(outcome.log, hinting=answers.hinting)
     if sender.windows >= _ENOUGH_WINDOWS:
@@ -171,45 +167,6 @@ def course_of(outcome: Outcome) -> dict[str, Any]:
         "capabilities": dict(answers.capabilities),
         "recorded": recorded,
     }
-
-
-def _syncs(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
-    syncs: list[dict[str, int]] = []
-    places = []
-    for index, t, kind, value, _ in log.rare:
-        if kind == SYNC_START:
-            syncs.append({"t_host_ns": (t - zero_us) * 1000})
-            places.append(index)
-        elif kind == SYNC_END and syncs:
-            syncs[-1]["dirty_pages"] = value
-    copies = np.zeros(len(places) + 1, np.int64)
-    at = 0
-    for events in log.chunks():
-        saves = at + np.flatnonzero(events["kind"] == SAVE)
-        copies += np.bincount(np.searchsorted(places, saves), minlength=len(copies))
-        at += len(events)
-    for sync, count in zip(syncs, copies[1:].tolist(), strict=True):
-        sync["normal"] = count
-    return syncs
-
-
-def _stalls(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
-    """Return how much later than its window's end the sender went on, where it was much later.
-
-    It looks at what is pending at least once a window. Where a sync lies between two looks it may
-    have waited for the vCPUs, which is no stall.
-    """
-    stalls: list[dict[str, int]] = []
-    before: int | None = None
-    for events in log.chunks():
-        kind = events["kind"]
-        chosen = np.flatnonzero((kind == PENDING) | (kind == SYNC_START))
-        for what, t in zip(kind[chosen].tolist(), events["t"][chosen].tolist(), strict=True):
-            late = 0 if before is None else t - before - _WINDOW_US
-            if what == PENDING and late > _LATE_US and before is not None and before >= zero_us:
-                stalls.append({"t_host_ns": (before - zero_us) * 1000, "lost_ns": late * 1000})
-            before = t if what == PENDING else None
-    return stalls
 
 
 def report_on(outcome: Outcome, out: Path, meta: Meta, notes: tuple[str, ...]) -> ImportReport:

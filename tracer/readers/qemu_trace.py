@@ -207,7 +207,7 @@ def make_clock(log: QemuLog, answers: MigrationLog) -> GuestClock:
             "memory_notdirty_write_access (TCG) or kvm_dirty_ring_page (KVM with a dirty ring)"
         )
     rows = [t for _, t, kind, _, _ in log.rare if kind == THROTTLE]
-    percents = throttle_percents(len(rows), answers.parameters)
+    percents = throttle_percents(rows, answers.parameters, answers.throttles)
     stop = next((t for _, t, kind, _, _ in log.rare if kind == STOP), None)
     return GuestClock(zero, tuple(zip(rows, percents, strict=True)), stop)
 

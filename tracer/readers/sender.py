@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tracer.readers.qemu_log import Events, QemuLog
 
 #: A window that lasted from 100 ms to this (us) was slept through to its end and not disturbed.
-_FULL_US, DISTURBED_US = 100_000, 101_000
+_FULL_US, _DISTURBED_US = 100_000, 101_000
 _PAGE_BYTES, _HEADER_BYTES = 4096, 8
 #: Fewer pages than these do not say how fast they go out: so many are put before a write flushes
 #: them (qemu_fflush, two vectors a page).
@@ -62,7 +62,7 @@ def measure_sender(log: QemuLog, *, hinting: bool) -> Sender:
         page_ns = (_PAGE_BYTES + _HEADER_BYTES) * 1_000_000_000 // rate
         zero_ns = max(seen.run_us * 1000 - seen.runs * page_ns, 0) // seen.run_pages
     lengths = np.diff(np.array(seen.starts, np.int64))
-    full = lengths[(lengths > _FULL_US - 1000) & (lengths < DISTURBED_US)]
+    full = lengths[(lengths > _FULL_US - 1000) & (lengths < _DISTURBED_US)]
     wake = max(int(full.sum()) * 1000 // len(full) - _FULL_US * 1000, 0) if len(full) else None
     return Sender(len(seen.windows), rate, zero_ns, wake, _rest_us(log, seen.last_save))
 
