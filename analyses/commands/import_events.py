@@ -15,6 +15,7 @@ from analyses.commands.import_options import (
     Force,
     Output,
     PageSize,
+    Slots,
     Text,
     run_import,
     signed_duration,
@@ -199,6 +200,7 @@ def import_simpletrace(
             help="When the first event was, in seconds since 1970: the text does not say it.",
         ),
     ] = None,
+    slots: Slots = None,
     compression: Compressed = Compression.zstd,
     force: Force = False,
 ) -> None:
@@ -220,6 +222,7 @@ def import_simpletrace(
             log=text,
             freelist=freelist,
             migration=migration,
+            slots=slots or (),
             out=output,
             force=force,
             compression=compression.value,

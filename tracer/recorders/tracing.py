@@ -14,8 +14,10 @@ _NEEDED = ("migration_bitmap_sync_start", "migration_bitmap_sync_end", "ram_save
 #: Which pages were written: by a vCPU of TCG, by one of KVM with a dirty ring.
 _TCG_WRITES = ("memory_notdirty_write_access",)
 _KVM_WRITES = ("kvm_dirty_ring_page", "kvm_dirty_ring_reap")
-#: Good to have; `migrate_pending` has other names in later versions.
+#: Good to have; `migrate_pending` has other names in later versions. `kvm_set_user_memory` tells
+#: where KVM's slots lie, when a migration turns their log on.
 _OPTIONAL = (
+    "kvm_set_user_memory",
     "migration_bitmap_clear_dirty",
     "migration_throttle",
     "migrate_pending",
