@@ -13,6 +13,7 @@ from analyses.commands.import_options import (
     Blocks,
     Compressed,
     Force,
+    FrameSlots,
     Output,
     PageSize,
     Slots,
@@ -26,15 +27,7 @@ from analyses.commands.units import duration
 def import_ftrace(
     text: Text,
     output: Output,
-    slots: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--slot",
-            metavar="ID:FIRST_FRAME:PAGES",
-            show_default="each slot is a block",
-            help="A memory slot of the dirty ring, can be repeated (0:0:0xa0, 1:0x100000:1GiB).",
-        ),
-    ] = None,
+    slots: FrameSlots = None,
     blocks: Blocks = None,
     page_size: PageSize = 4096,
     compression: Compressed = Compression.zstd,

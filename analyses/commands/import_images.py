@@ -13,6 +13,7 @@ from analyses.commands.import_options import (
     Compressed,
     EpochTimes,
     Force,
+    FrameSlots,
     Interval,
     NameUnit,
     Output,
@@ -32,6 +33,7 @@ def import_bitmaps(
     times: EpochTimes = None,
     unit: NameUnit = "1s",
     interval: Interval = None,
+    slots: FrameSlots = None,
     blocks: Blocks = None,
     page_size: PageSize = 4096,
     compression: Compressed = Compression.zstd,
@@ -39,8 +41,10 @@ def import_bitmaps(
 ) -> None:
     """Make a trace of raw dirty bitmaps: what KVM_GET_DIRTY_LOG fills in, one file an epoch.
 
-    Little-endian words of 64 bits, bit i is guest frame i. Names like Qemu-DPT's
-    (`qemu.bm-PID.SECONDS`, from `dpt_start` in its monitor) tell the times by themselves.
+    Little-endian words of 64 bits, bit i is frame i: of the guest, or of a memory slot where names
+    say slot-N (`epoch-7.slot-1.bin`, `slot-1/epoch-7.bin`), an epoch then has a file for each slot.
+    Names like Qemu-DPT's (`qemu.bm-PID.SECONDS`, from `dpt_start` in its monitor) tell the times by
+    themselves.
     """
     from tracer.readers import import_bitmaps as make  # noqa: PLC0415 - heavy
 
@@ -53,6 +57,7 @@ def import_bitmaps(
             times=None if times is None else times.value,
             unit_ns=step,
             interval_ns=length,
+            slots=slots or (),
             blocks=blocks or (),
             page_size=page_size,
             force=force,

@@ -43,6 +43,15 @@ Blocks = Annotated[
         "size (ram:0:3GiB, ram:0x100000:1GiB).",
     ),
 ]
+FrameSlots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slot",
+        metavar="ID:FIRST_FRAME:PAGES",
+        show_default="each slot is a block",
+        help="Memory slot of KVM, can be repeated (0:0:0xa0, 1:0x100000:1GiB).",
+    ),
+]
 Slots = Annotated[
     list[str] | None,
     typer.Option(

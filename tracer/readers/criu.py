@@ -16,7 +16,7 @@ from tracer.format import Meta
 from tracer.readers.address_space import AddressSpace
 from tracer.readers.contents_of import read_pages
 from tracer.readers.criu_pagemap import PARENT, PRESENT, PageMap, read_pagemap
-from tracer.readers.epoch_files import Times, epoch_ends, start_before
+from tracer.readers.epoch_files import Epochs, Times, epochs_of
 from tracer.readers.report import ReadReport, milliseconds
 from tracer.readers.rows_out import write_at, write_epochs
 from tracer.readers.streams import Progress
@@ -50,17 +50,13 @@ def import_criu(
     folders = _chain([Path(path) for path in paths])
     maps = [read_pagemap(_map_file(folder, pid), page_size) for folder in folders]
     job = _Job(folders, maps, page_size, progress)
-    times = times or ("interval" if interval_ns is not None else "mtimes")
-    files = [each.path for each in maps]
     if times == "names":
         raise UsageError("--times names: page maps carry no times in their names")
-    if times == "interval":
-        ends, zero = epoch_ends(files[job.full :], times, interval_ns=interval_ns), 0
-    else:
-        ends = epoch_ends(files, times)
-        zero = ends.pop(0) if job.full else start_before(ends, interval_ns)
+    files = [each.path for each in maps]
+    first = files.pop(0) if job.full else None
+    epochs = epochs_of(files, times, interval_ns=interval_ns, before=first)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
-        return job.write(writer, [end - zero for end in ends], zero, times)
+        return job.write(writer, epochs)
 
 
 def _chain(folders: list[Path]) -> list[Path]:
@@ -115,10 +111,11 @@ class _Job:
         self._space.close()
         self._read = 0
 
-    def write(self, writer: TraceWriter, ends: list[int], zero: int, times: str) -> ReadReport:
+    def write(self, writer: TraceWriter, epochs: Epochs) -> ReadReport:
         """Write the trace."""
         rows = {"dirty": 0, "zero": 0}
         written = 0
+        ends = epochs.ends
         instants = [0, *ends] if self.full else ends
         for number, (end, each) in enumerate(zip(instants, self._maps, strict=True)):
             present = (each.flags & PRESENT) != 0
@@ -146,8 +143,8 @@ class _Job:
         source: dict[str, Any] = {
             "recorder": "criu",
             "dumps": len(self._maps),
-            "times": times,
-            "clock_zero_ns": zero,
+            "times": epochs.times,
+            "clock_zero_ns": epochs.zero,
             "notes": notes,
         }
         meta = Meta(
@@ -160,12 +157,9 @@ class _Job:
             clock="host",
         )
         writer.finish(meta)
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path,
+            meta,
             rows=rows,
             read={"dumps": len(self._maps), "pages dirtied": written},
             bytes_read=self._bytes,

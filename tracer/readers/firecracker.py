@@ -20,7 +20,7 @@ import numpy as np
 from tracer.errors import TraceError, UsageError
 from tracer.format import Meta
 from tracer.readers.contents_of import read_pages
-from tracer.readers.epoch_files import Times, epoch_ends, find_files, start_before
+from tracer.readers.epoch_files import Epochs, Times, epochs_of, find_files
 from tracer.readers.ram_map import Extent, RamMap, extents_of
 from tracer.readers.report import ReadReport, milliseconds
 from tracer.readers.rows_out import batched, write_epochs, write_pages
@@ -57,15 +57,9 @@ def import_firecracker(
     given = extents_of(blocks, "--block", page_size)
     job = _Job(files, full, page_size, progress)
     job.place(given)
-    times = times or ("interval" if interval_ns is not None else "mtimes")
-    stamped = [*([full] if full is not None else []), *files]
-    if times == "interval":
-        ends, zero = epoch_ends(files, times, interval_ns=interval_ns), 0
-    else:
-        ends = epoch_ends(stamped, times, unit_ns=unit_ns)
-        zero = ends.pop(0) if full is not None else start_before(ends, interval_ns)
+    epochs = epochs_of(files, times, unit_ns=unit_ns, interval_ns=interval_ns, before=full)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
-        return job.write(writer, [end - zero for end in ends], zero, times)
+        return job.write(writer, epochs)
 
 
 class _Job:
@@ -100,7 +94,7 @@ class _Job:
                 "must hold all of it, from its page 0 on"
             )
 
-    def write(self, writer: TraceWriter, ends: list[int], zero: int, times: str) -> ReadReport:
+    def write(self, writer: TraceWriter, epochs: Epochs) -> ReadReport:
         """Write the trace."""
         rows = {"dirty": 0, "zero": 0}
         written = zeros = 0
@@ -108,37 +102,33 @@ class _Job:
             for (pages,) in batched((some,) for some in self._zeros_of_all(self._base)):
                 rows["zero"] += self._write(writer, "zero", 0, pages)
                 zeros += len(pages)
-        for end, file in zip(ends, self._files, strict=True):
+        for end, file in zip(epochs.ends, self._files, strict=True):
             for dirty, zero_pages in batched(self._changed(file)):
                 rows["dirty"] += self._write(writer, "dirty", end, dirty)
                 rows["zero"] += self._write(writer, "zero", end, zero_pages)
                 written += len(dirty)
-        rows["epochs"] = write_epochs(writer, np.array(ends, np.int64))
-        self._note(written, ends[0])
+        rows["epochs"] = write_epochs(writer, np.array(epochs.ends, np.int64))
+        self._note(written, epochs.ends[0])
         source: dict[str, Any] = {
             "recorder": "firecracker-diff-snapshots",
             "files": len(self._files),
             "base": self._base is not None,
-            "times": times,
-            "clock_zero_ns": zero,
+            "times": epochs.times,
+            "clock_zero_ns": epochs.zero,
             "notes": self.notes,
         }
         meta = Meta(
             page_size=self._page_size,
             pages=self._map.pages,
-            duration_ns=ends[-1],
+            duration_ns=epochs.ends[-1],
             blocks=self._map.blocks,
             resolution="epoch",
             source=source,
             clock="host",
         )
         writer.finish(meta)
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path, meta,
             rows=rows,
             read={"files": len(self._files), "pages dirtied": written,
                   "zero pages at the start": zeros},

@@ -21,10 +21,19 @@ from typing import Any
 import numpy as np
 
 from tracer.errors import TraceError, UsageError
-from tracer.format import MAX_PAGES, Meta
+from tracer.format import Meta
 from tracer.readers.kernel_lines import ALLOC, FAILED, FREE, PROBE, PUSH, RESET, SYNC
 from tracer.readers.kernel_text import KernelText, read_kernel_text
-from tracer.readers.ram_map import Extent, FrameRange, RamMap, extents_of, whole_mib
+from tracer.readers.ram_map import (
+    Extent,
+    FrameRange,
+    RamMap,
+    extents_of,
+    laid_out,
+    ram_of,
+    slots_of,
+    whole_mib,
+)
 from tracer.readers.report import ReadReport, milliseconds
 from tracer.readers.rows_out import write_epochs, write_pages
 from tracer.readers.spool import Records, Spool
@@ -61,9 +70,7 @@ def import_ftrace(
     that is none, is garbled, out of order or names pages outside; nothing is left at `out` then.
     """
     source = Path(path)
-    given = _Given(
-        extents_of(slots, "--slot", page_size), extents_of(blocks, "--block", page_size), page_size
-    )
+    given = _Given(slots_of(slots, page_size), extents_of(blocks, "--block", page_size), page_size)
     with (
         TraceWriter(Path(out), compression=compression, force=force) as writer,
         Spool(str(source)) as spool,
@@ -99,14 +106,6 @@ class _Given:
 
     def __post_init__(self) -> None:
         self.frames = FrameRange(self.page_size)
-        for slot in self.slots:
-            if not slot.name.isdecimal():
-                raise UsageError(
-                    f"--slot: {slot.name!r} is no slot's number; as in 0:0x100000:1GiB"
-                )
-        names = [slot.name for slot in self.slots]
-        if len(set(names)) < len(names):
-            raise UsageError("--slot: a slot is given twice")
 
     def look(self, events: Records) -> None:
         """Remember how far the slots and frames go."""
@@ -121,12 +120,9 @@ class _Given:
         if not self.slots:
             if self.blocks:
                 raise UsageError("--block names frames, a dirty ring slots: pass --slot too")
-            at = 0
-            for slot, pages in sorted(self.seen.items()):
-                self.slots.append(Extent(str(slot), at, whole_mib(pages, self.page_size)))
-                at += self.slots[-1].pages
-            if at > MAX_PAGES:
-                raise TraceError(f"offsets of {at} pages were seen; no guest has that much RAM")
+            self.slots = laid_out(
+                {slot: whole_mib(pages, self.page_size) for slot, pages in self.seen.items()}
+            )
             notes.append(
                 "each memory slot is a block, as large as the highest page seen in it, rounded up "
                 "to 1 MiB (--slot says otherwise)"
@@ -136,9 +132,7 @@ class _Given:
                     "slots from 65536 on are of address space 1 (SMM), which shows the same memory "
                     "again: pass --slot for them and --block for the memory"
                 )
-        if self.blocks:
-            return RamMap(self.blocks)
-        return RamMap([Extent(f"slot {s.name}", s.first, s.pages) for s in self.slots])
+        return ram_of(self.slots, self.blocks)
 
     def frame_map(self, notes: list[str]) -> RamMap:
         """Return the map of a probe's frames."""
@@ -175,12 +169,8 @@ class _Job:
         meta = self._meta(len(t))
         writer.finish(meta)
         text = self._text
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path, meta,
             rows=rows,
             read={"lines": text.lines, "pages dirtied": int(text.counts[dirty]),
                   "harvests": int(text.counts[harvest])},

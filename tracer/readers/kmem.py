@@ -215,12 +215,8 @@ class _Job:
             rows |= self._take_over(writer, self._base)
         writer.finish(meta, None if self._base is None else self._base.migration)
         text = self._text
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path, meta,
             rows=rows,
             read={"lines": text.lines, "allocations": int(text.counts[ALLOC]),
                   "frees": int(text.counts[FREE])},

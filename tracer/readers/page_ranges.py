@@ -20,7 +20,7 @@ from tracer.errors import TraceError
 from tracer.format import Meta
 from tracer.readers.address_space import AddressSpace
 from tracer.readers.digits import decimal, find, hexadecimal, is_at, number
-from tracer.readers.epoch_files import Times, epoch_ends, find_files, start_before
+from tracer.readers.epoch_files import Times, epochs_of, find_files
 from tracer.readers.report import ReadReport
 from tracer.readers.rows_out import write_epochs
 from tracer.readers.spool import RECORD, Records, Spool
@@ -76,10 +76,9 @@ def import_page_ranges(
         if len(files) == 1 and _is_text(files[0]):
             zero = job.read_text(spool, interval_ns)
         else:
-            times = times or ("interval" if interval_ns is not None else "mtimes")
-            ends = epoch_ends(files, times, unit_ns=unit_ns, interval_ns=interval_ns)
-            zero = 0 if times == "interval" else start_before(ends, interval_ns)
-            job.read_regions(spool, ends)
+            epochs = epochs_of(files, times, unit_ns=unit_ns, interval_ns=interval_ns)
+            zero = epochs.zero
+            job.read_regions(spool, [zero + end for end in epochs.ends])
         return job.write(writer, spool, zero)
 
 
@@ -209,12 +208,9 @@ class _Job:
         )
         writer.finish(meta)
         read = {"lines": self._lines} if self._lines else {"files": len(self._files)}
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path,
+            meta,
             rows=rows,
             read={**read, "scans": len(ends), "pages dirtied": pages},
             bytes_read=self._bytes,
