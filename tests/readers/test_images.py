@@ -547,7 +547,8 @@ def test_ranges_as_the_ioctl_gives_them(tmp_path):
         ("1 1001-2000\n", ["line 1"]),
         ("1 1000-2000x\n", ["line 1"]),
         ("1000-2000\n", ["line 1"]),
-        ("9 1000-2000\n1 1000-2000\n" + "9 1000-2000\n", ["0 pages"]),
+        ("9 1000-2000\n1 1000-2000\n" + "9 1000-2000\n", ["time before"]),
+        ("9 1000-2000\n" * 3, ["all ranges are of one scan", "--interval"]),
     ],
 )
 def test_ranges_that_are_none(tmp_path, text, parts):

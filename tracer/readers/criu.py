@@ -48,12 +48,11 @@ def import_criu(
     cut short or no page map; nothing is left at `out` then.
     """
     folders = _chain([Path(path) for path in paths])
-    maps = [read_pagemap(_map_file(folder, pid), page_size) for folder in folders]
-    job = _Job(folders, maps, page_size, progress)
+    job = _Job(folders, [_map_file(folder, pid) for folder in folders], page_size, progress)
     if times == "names":
         raise UsageError("--times names: page maps carry no times in their names")
-    files = [each.path for each in maps]
-    first = files.pop(0) if job.full else None
+    files = job.files[1:] if job.full else job.files
+    first = job.files[0] if job.full else None
     epochs = epochs_of(files, times, interval_ns=interval_ns, before=first)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
         return job.write(writer, epochs)
@@ -93,21 +92,24 @@ def _map_file(folder: Path, pid: int | None) -> Path:
 
 class _Job:
     def __init__(
-        self, folders: list[Path], maps: list[PageMap], page_size: int, progress: Progress | None
+        self, folders: list[Path], files: list[Path], page_size: int, progress: Progress | None
     ):
-        self._folders, self._maps, self._page_size = folders, maps, page_size
+        self._folders, self.files, self._page_size = folders, files, page_size
         self._progress = progress
-        self._bytes = sum(each.path.stat().st_size for each in maps)
+        self._bytes = sum(file.stat().st_size for file in files)
         #: Whether the first map is a state and no difference.
-        self.full = not np.any(maps[0].flags & PARENT)
-        if len(maps) == int(self.full):
+        self.full = False
+        self._space = AddressSpace(page_size)
+        # Each is read twice, so that no more than one is in memory.
+        for number, file in enumerate(files):
+            each = read_pagemap(file, page_size)
+            self._space.see(each.page, each.count)
+            self.full |= not number and not np.any(each.flags & PARENT)
+        if len(files) == int(self.full):
             raise TraceError(
-                f"{maps[0].path}: one full dump alone says nothing of what was written when; pass "
+                f"{files[0]}: one full dump alone says nothing of what was written when; pass "
                 "the dumps that followed (criu pre-dump --track-mem --prev-images-dir)"
             )
-        self._space = AddressSpace(page_size)
-        for each in maps:
-            self._space.see(each.page, each.count)
         self._space.close()
         self._read = 0
 
@@ -117,7 +119,8 @@ class _Job:
         written = 0
         ends = epochs.ends
         instants = [0, *ends] if self.full else ends
-        for number, (end, each) in enumerate(zip(instants, self._maps, strict=True)):
+        for number, (end, file) in enumerate(zip(instants, self.files, strict=True)):
+            each = read_pagemap(file, self._page_size)
             present = (each.flags & PRESENT) != 0
             page, count = each.page[present], each.count[present]
             if number or not self.full:
@@ -126,7 +129,7 @@ class _Job:
             for empty in self._zeros(self._folders[number], each, page, count):
                 rows["zero"] += write_at(writer, "zero", end, self._space.page_of(empty))
             if self._progress is not None:
-                self._progress(number + 1, len(self._maps))
+                self._progress(number + 1, len(self.files))
         rows["epochs"] = write_epochs(writer, np.array(ends, np.int64))
         notes = [
             self._space.note(),
@@ -137,12 +140,12 @@ class _Job:
                 "the first dump's parent is not here: its epoch is taken as "
                 f"{milliseconds(ends[0])} long"
             )
-        if self._read < len(self._maps):
-            notes.append(f"{len(self._maps) - self._read} dumps without pages-ID.img: zero pages "
+        if self._read < len(self.files):
+            notes.append(f"{len(self.files) - self._read} dumps without pages-ID.img: zero pages "
                          "in them are unknown")  # fmt: skip
         source: dict[str, Any] = {
             "recorder": "criu",
-            "dumps": len(self._maps),
+            "dumps": len(self.files),
             "times": epochs.times,
             "clock_zero_ns": epochs.zero,
             "notes": notes,
@@ -161,7 +164,7 @@ class _Job:
             writer.path,
             meta,
             rows=rows,
-            read={"dumps": len(self._maps), "pages dirtied": written},
+            read={"dumps": len(self.files), "pages dirtied": written},
             bytes_read=self._bytes,
             notes=tuple(notes),
         )

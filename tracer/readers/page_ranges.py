@@ -127,12 +127,22 @@ class _Job:
             records = records[:rows]
             if first is None and rows:
                 first = int(records["t"][0])
+            if first is not None and np.any(records["t"] < first):
+                raise TraceError(
+                    f"{path}: up to line {self._lines} there is a time before that of the first "
+                    "line; scans follow each other"
+                )
             if interval_ns is None:
                 records = records[records["t"] > first] if rows else records
             self._add(spool, records, records["t"])
         spool.finish()
         if first is None:
             raise TraceError(f"{path}: {self._lines} lines and no range among them")
+        if interval_ns is None and not spool.events:
+            raise TraceError(
+                f"{path}: all ranges are of one scan, and since when they were written is not "
+                "known; pass --interval, or scan again"
+            )
         if interval_ns is None:
             self.notes.append("the first scan is time zero; since when its pages were written is "
                               "not known, and they are left out (--interval)")  # fmt: skip
