@@ -29,6 +29,16 @@ def import_ftrace(
     output: Output,
     slots: FrameSlots = None,
     blocks: Blocks = None,
+    pids: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--pid",
+            metavar="PID",
+            show_default="all: one guest",
+            help="Process (or thread, where the text names no processes) whose events are read, "
+            "can be repeated: for a host with several guests.",
+        ),
+    ] = None,
     page_size: PageSize = 4096,
     compression: Compressed = Compression.zstd,
     force: Force = False,
@@ -48,6 +58,7 @@ def import_ftrace(
             out=output,
             slots=slots or (),
             blocks=blocks or (),
+            pids=pids or (),
             page_size=page_size,
             force=force,
             compression=compression.value,

@@ -28,6 +28,8 @@ from tracer.writer import Compression, TraceWriter
 
 _DPT = re.compile(r"qemu\.bm-(\d+)\.(\d+)(?:\.gz|\.zst)?")
 _WORD = 8
+#: So many bytes of text at the beginning are no chance.
+_HEAD = 4096
 
 #: The bitmaps of one epoch, by the number of their slot; "" where names say none.
 Epoch = dict[str, Path]
@@ -123,6 +125,8 @@ class _Job:
         cuts: list[str] = []
         size = 0
         for block in read_blocks(file, cuts, None):
+            if not size and len(block) > _WORD and all(9 <= byte < 127 for byte in block[:_HEAD]):
+                raise TraceError(f"{file}: is text; a bitmap is a word of 64 bits for 64 frames")
             size += len(block)
             yield block
         if cuts:

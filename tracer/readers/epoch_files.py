@@ -20,24 +20,25 @@ _NUMBERS = re.compile(r"(\d+)")
 _COMPRESSED = (".gz", ".zst")
 
 
-def find_files(paths: Sequence[str | Path], pattern: str = "*") -> list[Path]:
+def find_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the files at `paths`, those in folders in the order of the numbers in their names.
 
-    Files that are named one by one keep their order. Raises TraceError where one is missing or a
-    folder has no file that fits `pattern`.
+    Files that are named one by one keep their order. Raises TraceError where one is missing or
+    cannot be looked at, and for a folder without files.
     """
     found: list[Path] = []
-    for text in paths:
-        path = Path(text)
-        if path.is_dir():
-            inside = [f for f in path.glob(pattern) if f.is_file() and not f.name.startswith(".")]
-            if not inside:
-                raise TraceError(f"{path}: holds no file {pattern}; nothing to import")
-            found += sorted(inside, key=natural)
-        elif path.exists():
-            found.append(path)
-        else:
+    for path in map(Path, paths):
+        try:
+            folder, there = path.is_dir(), path.exists()
+            inside = [f for f in path.glob("*") if f.is_file()] if folder else [path]
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be opened ({error.strerror})") from None
+        inside = [file for file in inside if not folder or not file.name.startswith(".")]
+        if not inside:
+            raise TraceError(f"{path}: holds no file; nothing to import")
+        if not there:
             raise TraceError(f"{path}: does not exist")
+        found += sorted(inside, key=natural) if folder else inside
     if not found:
         raise UsageError("nothing to import: pass the files, or a folder that holds them")
     return found

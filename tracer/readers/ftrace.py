@@ -23,6 +23,7 @@ import numpy as np
 from tracer.errors import TraceError, UsageError
 from tracer.format import Meta
 from tracer.readers.kernel_lines import ALLOC, FAILED, FREE, PROBE, PUSH, RESET, SYNC
+from tracer.readers.kernel_tasks import Tasks
 from tracer.readers.kernel_text import KernelText, read_kernel_text
 from tracer.readers.ram_map import (
     Extent,
@@ -54,6 +55,7 @@ def import_ftrace(
     out: str | Path,
     slots: Iterable[str] = (),
     blocks: Iterable[str] = (),
+    pids: Iterable[int] = (),
     page_size: int = 4096,
     force: bool = False,
     compression: Compression = "zstd",
@@ -64,9 +66,11 @@ def import_ftrace(
     `slots` are memory slots as `ID:FIRST_FRAME:PAGES`, `blocks` the guest's RAM as
     `NAME:FIRST_FRAME:PAGES`. Without blocks the slots are the blocks; without slots each slot seen
     is a block, up to the highest page seen, rounded up to 1 MiB; a probe names frames, not slots
-    (see `FrameRange.guess`).
+    (see `FrameRange.guess`). `pids` are the processes, or threads, whose events are read: a host
+    may run several guests.
 
-    Raises UsageError for slots and blocks that do not fit, TraceError with file and line for a text
+    Raises UsageError for slots and blocks that do not fit, and for events of several guests or of
+    none that is wanted, TraceError with file and line for a text
     that is none, is garbled, out of order or names pages outside; nothing is left at `out` then.
     """
     source = Path(path)
@@ -75,9 +79,11 @@ def import_ftrace(
         TraceWriter(Path(out), compression=compression, force=force) as writer,
         Spool(str(source)) as spool,
     ):
+        tasks = Tasks(tuple(pids))
         text = read_kernel_text(
-            source, spool, progress, wanted=(PUSH, RESET, PROBE, SYNC), look=given.look
+            source, spool, progress, wanted=(PUSH, RESET, PROBE, SYNC), look=given.look, tasks=tasks
         )
+        tasks.check(source, text.left_out, int(text.counts[PUSH] + text.counts[PROBE]))
         ring = bool(text.counts[PUSH])
         if not ring and not text.counts[PROBE]:
             raise TraceError(
@@ -85,6 +91,7 @@ def import_ftrace(
                 "mark_page_dirty_in_slot" + _instead(text)
             )
         job = _Job(text, spool, given, ring)
+        job.notes += tasks.notes()
         return job.write(writer)
 
 
@@ -258,5 +265,6 @@ def passed_over(text: KernelText, *used: int) -> dict[str, int]:
              FAILED: "failed allocations"}  # fmt: skip
     rest = {name: int(text.counts[kind]) for kind, name in names.items() if kind not in used}
     rest |= dict(text.unknown.most_common())
+    rest["events of other pids"] = text.left_out
     rest["lines that are no events"] = text.other_text
     return {name: count for name, count in rest.items() if count}

@@ -76,6 +76,7 @@ def import_page_ranges(
         if len(files) == 1 and _is_text(files[0]):
             zero = job.read_text(spool, interval_ns)
         else:
+            job.regions(files[0])  # whether it has any is said before what its time is
             epochs = epochs_of(files, times, unit_ns=unit_ns, interval_ns=interval_ns)
             zero = epochs.zero
             job.read_regions(spool, [zero + end for end in epochs.ends])
@@ -148,35 +149,40 @@ class _Job:
                               "not known, and they are left out (--interval)")  # fmt: skip
         return first - (interval_ns or 0)
 
+    def regions(self, path: Path) -> npt.NDArray[np.int64]:
+        """Return a file's start, end and categories, int64 (n, 3); raises TraceError for others."""
+        size = self._page_size
+        data = b"".join(read_blocks(path, self._cuts, None))
+        if self._cuts or len(data) % _REGION:
+            raise TraceError(
+                f"{path}: {len(data)} bytes, no whole number of regions of {_REGION} bytes; "
+                "it was cut short, or is something else"
+            )
+        table = np.frombuffer(data, "<i8").reshape(-1, 3)
+        start, stop, _ = table.T
+        bad = np.flatnonzero((start < 0) | (stop <= start) | (start % size) | (stop % size))
+        if len(bad):
+            raise TraceError(
+                f"{path}, byte {int(bad[0]) * _REGION}: {int(start[bad[0]]):#x}-"
+                f"{int(stop[bad[0]]):#x} is no range of whole pages of {size} bytes"
+            )
+        if np.any(stop - start >= size << 32):
+            raise TraceError(f"{path}: a range of more than 2^32 pages; this is no page_region")
+        return table
+
     def read_regions(self, spool: Spool, ends: list[int]) -> None:
         """Read binary files, whose epochs ended at `ends`."""
-        size = self._page_size
         for done, (path, end) in enumerate(zip(self._files, ends, strict=True), 1):
-            data = b"".join(read_blocks(path, self._cuts, None))
-            if self._cuts or len(data) % _REGION:
-                raise TraceError(
-                    f"{path}: {len(data)} bytes, no whole number of regions of {_REGION} bytes; "
-                    "it was cut short, or is something else"
-                )
-            table = np.frombuffer(data, "<i8").reshape(-1, 3)
+            table = self.regions(path)
             start, stop, categories = table.T
-            bad = np.flatnonzero((start < 0) | (stop <= start) | (start % size) | (stop % size))
-            if len(bad):
-                raise TraceError(
-                    f"{path}, byte {int(bad[0]) * _REGION}: {int(start[bad[0]]):#x}-"
-                    f"{int(stop[bad[0]]):#x} is no range of whole pages of {size} bytes"
-                )
             records = np.zeros(len(table), RECORD)
-            records["t"], records["a"] = end, start // size
-            pages = (stop - start) // size
-            if np.any(pages >= 1 << 32):
-                raise TraceError(f"{path}: a range of more than 2^32 pages; this is no page_region")
-            records["line"] = pages
+            records["t"], records["a"] = end, start // self._page_size
+            records["line"] = (stop - start) // self._page_size
             written = (categories & (_WRITTEN | _SOFT_DIRTY)) != 0
             records["kind"] = np.where(written | (categories == 0), _DIRTY_ROW, _OTHER_ROW)
             zero = written & ((categories & _ZERO) != 0)
             records["kind"][zero] = _ZERO_ROW
-            self._bytes += len(data)
+            self._bytes += table.nbytes
             self._add(spool, records, np.array([end]))
             if self._progress is not None:
                 self._progress(done, len(self._files))

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tracer.errors import RecordError
-from tracer.recorders.qmp import Monitor
+from tracer.errors import RecordError, UsageError
+from tracer.recorders.qmp import Monitor, Refused
 
 #: Without these there is nothing to import.
 _NEEDED = ("migration_bitmap_sync_start", "migration_bitmap_sync_end", "ram_save_page")
@@ -64,7 +64,13 @@ class Tracing:
                 self.names.append(name)
             if state == "disabled":
                 self._turned.append(name)
-        await self._monitor.say(f'logfile "{self._log}"')
+        try:
+            await self._monitor.say(f'logfile "{self._log}"')
+        except Refused as error:
+            raise UsageError(
+                f"{self._log}: QEMU cannot write its log there ({error}); --qemu-log names another "
+                "place"
+            ) from None
         for name in self._turned:
             await self._switch(name, on=True)
 
