@@ -17,7 +17,13 @@ import pytest
 
 from tests.readers.tables import opened, table, written
 from tracer import TraceError, UsageError
-from tracer.readers import import_bitmaps, import_criu, import_firecracker, import_page_ranges
+from tracer.readers import (
+    import_bitmaps,
+    import_criu,
+    import_firecracker,
+    import_kmem,
+    import_page_ranges,
+)
 from tracer.readers.bit_runs import bit_runs
 
 DATA = Path(__file__).parent / "data"
@@ -310,6 +316,42 @@ def test_snapshots_named_by_their_times(tmp_path, holes):
     call = {"times": "names", "unit_ns": MS}
     trace = opened(import_firecracker(files, out=tmp_path / "t.trace", **call).out)
     assert written(trace) == [(2 * MS, 3), (4 * MS, 5), (8 * MS, 9)]
+
+
+def test_a_guest_of_more_than_3_gib_has_a_hole_that_its_files_leave_out(tmp_path, holes):
+    gib = (1 << 30) // 4096
+    files = [
+        snapshot(tmp_path / f"m{n}", 4 * gib, {3 * gib - 1: n, 3 * gib + 1: n}) for n in (1, 2)
+    ]
+    report = import_firecracker(files, out=tmp_path / "t.trace", interval_ns=S)
+    trace = opened(report.out)
+    assert {page for _, page in written(trace)} == {3 * gib - 1, 3 * gib + 1}
+    assert trace.meta.source["frames"] == ["ram:0x0:786432", "ram:0x100000:262144"]
+    # A guest's own trace names frames: the one beyond the hole is the file's second page there.
+    (tmp_path / "kmem").write_text("".join(
+        f" a-1 [000] ..... {s}.000000: mm_page_free: page=0 pfn=0x{pfn:x} order=0\n"
+        for s, pfn in ((1, 0xBFFFF), (2, 0x100001))
+    ))  # fmt: skip
+    both = import_kmem(tmp_path / "kmem", dirty=report.out, out=tmp_path / "b.trace")
+    freed = [(t, page) for t, page, _, free, *_ in free_rows(opened(both.out)) if free]
+    assert freed == [(S, 3 * gib - 1), (2 * S, 3 * gib + 1)]
+    parts = import_firecracker(files, out=tmp_path / "p.trace", interval_ns=S,
+                               blocks=[f"b:{2 * gib}:{2 * gib}", f"a:0:{2 * gib}"])  # fmt: skip
+    wanted = ["b:0x80000:262144", "b:0x100000:262144", "a:0x0:524288"]
+    assert opened(parts.out).meta.source["frames"] == wanted
+    arm = import_firecracker(files, out=tmp_path / "a.trace", interval_ns=S, arch="aarch64")
+    assert opened(arm.out).meta.source["frames"] == ["ram:0x80000:1048576"]
+
+
+def free_rows(trace):
+    for rows in trace.rows("freelist"):
+        yield from zip(
+            rows.t.tolist(),
+            rows.page.tolist(),
+            rows.count.tolist(),
+            rows.free.tolist(),
+            strict=True,
+        )
 
 
 def test_snapshots_that_are_none(tmp_path):

@@ -69,7 +69,7 @@ def import_bitmaps(
         if len(pids) > 1:
             raise TraceError(f"bitmaps of several guests (pids {', '.join(sorted(pids))})")
     groups = _by_epoch(files)
-    job = _Job(groups, page_size, progress)
+    job = _Job(groups, page_size, progress, known=not dpt)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
         job.place(slots_of(slots, page_size), extents_of(blocks, "--block", page_size))
         before = None
@@ -110,7 +110,9 @@ def _by_epoch(files: Sequence[Path]) -> list[Epoch]:
 
 
 class _Job:
-    def __init__(self, groups: list[Epoch], page_size: int, progress: Progress | None):
+    def __init__(
+        self, groups: list[Epoch], page_size: int, progress: Progress | None, *, known: bool
+    ):
         self._page_size, self._progress = page_size, progress
         self.notes: list[str] = []
         self._bytes = 0
@@ -119,6 +121,8 @@ class _Job:
         self._sizes = {slot: sum(map(len, self._read(file))) for slot, file in self._first.items()}
         self._slots: dict[str, Extent] = {}
         self._map = RamMap([])
+        #: Whether bits are guest frames, or slots of which it is said where they lie.
+        self._known = known
 
     def _read(self, file: Path) -> Iterator[bytes]:
         """Yield a bitmap's bytes; raises TraceError where they are none."""
@@ -184,6 +188,7 @@ class _Job:
                 "said; pass --slot ID:FIRST_FRAME:PAGES for each"
             )
         if not given:
+            self._known = False
             given = {s.name: s for s in laid_out({int(n): 8 * b for n, b in self._sizes.items()})}
             self.notes.append(
                 "each memory slot is a block, of all bits of its bitmap, which is rounded up to 64 "
@@ -240,9 +245,11 @@ class _Job:
             "files": files,
             "times": epochs.times,
             "clock_zero_ns": epochs.zero,
-            "frames": [f"{e.name}:{e.first:#x}:{e.pages}" for e in self._map.extents],
             "notes": self.notes,
         }
+        if self._known:
+            frames = [f"{e.name}:{e.first:#x}:{e.pages}" for e in self._map.extents]
+            source["frames"] = frames
         if "" not in self._slots:
             source["slots"] = [f"{s.name}:{s.first:#x}:{s.pages}" for s in self._slots.values()]
         meta = Meta(

@@ -1,7 +1,10 @@
 """Firecracker's diff snapshots: sparse memory files that hold the pages dirtied since the last.
 
-A memory file is all of the guest's RAM, region after region without the hole below 4 GiB
-(vmm/src/vstate/memory.rs); a diff leaves holes where nothing changed. Which parts are data is asked
+A memory file is all of the guest's RAM, region after region without the holes between them
+(vmm/src/vstate/memory.rs): on x86-64 all RAM beyond 3 GiB begins at 4 GiB, on aarch64 RAM begins at
+2 GiB (arch_memory_regions). Which regions there are also stands in the vmstate file, whose layout
+changes with every version; it is not read. A trace's pages are the file's, and its source says
+which guest frames these are. A diff leaves holes where nothing changed. Which parts are data is asked
 with SEEK_DATA and SEEK_HOLE, so a copy must have kept the holes (cp --sparse=always makes new ones
 of zeros and loses dirty zero pages; use --sparse=auto, tar -S, rsync -S with care). A full snapshot
 before them gives the contents at the start.
@@ -12,8 +15,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +32,21 @@ from tracer.readers.streams import Progress
 from tracer.rows import Int64s
 from tracer.writer import Compression, TraceWriter
 
+Arch = Literal["x86_64", "aarch64"]
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Hole:
+    """Bytes of a file up to `offset` are guest addresses `first` higher, those behind `then`."""
+
+    offset: int
+    first: int
+    then: int
+
+
+_HOLES = {"x86_64": _Hole(3 * _GIB, 0, _GIB), "aarch64": _Hole(0, 2 * _GIB, 2 * _GIB)}
+
 
 def import_firecracker(
     paths: Sequence[str | Path],
@@ -38,6 +57,7 @@ def import_firecracker(
     unit_ns: int = 10**9,
     interval_ns: int | None = None,
     blocks: Iterable[str] = (),
+    arch: Arch = "x86_64",
     page_size: int = 4096,
     force: bool = False,
     compression: Compression = "zstd",
@@ -47,7 +67,8 @@ def import_firecracker(
 
     `base` is the full snapshot before them: it is time zero and says what was zero then. `times`,
     `unit_ns` and `interval_ns` as for bitmaps. `blocks` names parts of the file, as
-    `NAME:FIRST_PAGE:PAGES` of it; they must hold all of it.
+    `NAME:FIRST_PAGE:PAGES` of it; they must hold all of it. `arch` says which guest frames the
+    file's pages are, for whoever puts a free list to the trace.
 
     Raises UsageError for options that do not fit, TraceError with the file for one that is missing,
     empty, no whole number of pages, of another size than the others or without any hole.
@@ -57,6 +78,7 @@ def import_firecracker(
     given = extents_of(blocks, "--block", page_size)
     job = _Job(files, full, page_size, progress)
     job.place(given)
+    job.frames = guest_frames(given or [Extent("ram", 0, job.pages)], arch, page_size)
     epochs = epochs_of(files, times, unit_ns=unit_ns, interval_ns=interval_ns, before=full)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
         return job.write(writer, epochs)
@@ -70,6 +92,7 @@ class _Job:
         self._progress = progress
         self.notes: list[str] = []
         self._bytes = self._done = 0
+        self.frames: list[Extent] = []
         sizes = {file: file.stat().st_size for file in [*([base] if base else []), *files]}
         self._size = sizes[files[0]]
         for file, size in sizes.items():
@@ -84,9 +107,14 @@ class _Job:
                     "guest are of one size"
                 )
 
+    @property
+    def pages(self) -> int:
+        """The pages of a memory file."""
+        return self._size // self._page_size
+
     def place(self, given: list[Extent]) -> None:
         """Decide what the file's pages are called."""
-        pages = self._size // self._page_size
+        pages = self.pages
         self._map = RamMap(given or [Extent("ram", 0, pages)])
         if self._map.pages != pages or self._map.page_of(np.array([0, pages - 1])).min() < 0:
             raise UsageError(
@@ -115,6 +143,7 @@ class _Job:
             "base": self._base is not None,
             "times": epochs.times,
             "clock_zero_ns": epochs.zero,
+            "frames": [f"{e.name}:{e.first:#x}:{e.pages}" for e in self.frames],
             "notes": self.notes,
         }
         meta = Meta(
@@ -195,6 +224,22 @@ class _Job:
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, len(self._files))
+
+
+def guest_frames(extents: Sequence[Extent], arch: Arch, page_size: int) -> list[Extent]:
+    """Return parts of a memory file, whose `first` is a page of it, as parts of guest memory."""
+    hole, frames = _HOLES[arch], []
+    cut = hole.offset // page_size
+    for extent in extents:
+        low = max(min(cut - extent.first, extent.pages), 0)
+        parts = (
+            (extent.first, low, hole.first),
+            (extent.first + low, extent.pages - low, hole.then),
+        )
+        for first, pages, shift in parts:
+            if pages:
+                frames.append(Extent(extent.name, first + shift // page_size, pages))
+    return frames
 
 
 def extents_with_data(file: int, path: Path, size: int) -> Iterator[tuple[int, int]]:

@@ -110,6 +110,8 @@ class _Given:
     blocks: list[Extent]
     page_size: int
     seen: dict[int, int] = field(default_factory=dict)
+    #: Whether nothing says which guest frames the slots are.
+    laid_out: bool = False
 
     def __post_init__(self) -> None:
         self.frames = FrameRange(self.page_size)
@@ -127,6 +129,7 @@ class _Given:
         if not self.slots:
             if self.blocks:
                 raise UsageError("--block names frames, a dirty ring slots: pass --slot too")
+            self.laid_out = True
             self.slots = laid_out(
                 {slot: whole_mib(pages, self.page_size) for slot, pages in self.seen.items()}
             )
@@ -226,8 +229,10 @@ class _Job:
             "time_zero": "one tick before the first event",
             "clock_zero_ns": self._zero,
             "slots": [f"{s.name}:{s.first:#x}:{s.pages}" for s in self._given.slots],
-            "frames": [f"{e.name}:{e.first:#x}:{e.pages}" for e in self._map.extents],
         }
+        if not self._given.laid_out:
+            frames = [f"{e.name}:{e.first:#x}:{e.pages}" for e in self._map.extents]
+            source["frames"] = frames
         if self.notes:
             source["notes"] = list(self.notes)
         return Meta(
