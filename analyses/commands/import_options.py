@@ -49,7 +49,7 @@ FrameSlots = Annotated[
         "--slot",
         metavar="ID:FIRST_FRAME:PAGES",
         show_default="each slot is a block",
-        help="Memory slot of KVM, can be repeated (0:0:0xa0, 1:0x100000:1GiB).",
+        help="Memory slot of KVM, can be repeated (0:0:0xa0, 1:0x100:1023MiB).",
     ),
 ]
 Slots = Annotated[
@@ -59,7 +59,7 @@ Slots = Annotated[
         metavar="ID:FIRST_PAGE:PAGES",
         show_default="as the log says, else those of a PC",
         help="Memory slot of KVM, for a dirty ring: where in the guest's RAM its pages lie, can be "
-        "repeated (0:0:0xa0, 1:0x100:1GiB).",
+        "repeated (0:0:0xa0, 1:0x100:1023MiB).",
     ),
 ]
 PageSize = Annotated[int, typer.Option("--page-size", metavar="BYTES", help="Size of a page.")]

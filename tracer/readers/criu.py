@@ -100,11 +100,13 @@ class _Job:
         #: Whether the first map is a state and no difference.
         self.full = False
         self._space = AddressSpace(page_size)
-        # Each is read twice, so that no more than one is in memory.
+        # Each is read twice, so that no more than a part of one is in memory.
         for number, file in enumerate(files):
-            each = read_pagemap(file, page_size)
-            self._space.see(each.page, each.count)
-            self.full |= not number and not np.any(each.flags & PARENT)
+            difference = False
+            for each in read_pagemap(file, page_size):
+                self._space.see(each.page, each.count)
+                difference |= bool(np.any(each.flags & PARENT))
+            self.full |= not number and not difference
         if len(files) == int(self.full):
             raise TraceError(
                 f"{files[0]}: one full dump alone says nothing of what was written when; pass "
@@ -120,14 +122,17 @@ class _Job:
         ends = epochs.ends
         instants = [0, *ends] if self.full else ends
         for number, (end, file) in enumerate(zip(instants, self.files, strict=True)):
-            each = read_pagemap(file, self._page_size)
-            present = (each.flags & PRESENT) != 0
-            page, count = each.page[present], each.count[present]
-            if number or not self.full:
-                rows["dirty"] += self._write(writer, end, page, count)
-                written += int(count.sum())
-            for empty in self._zeros(self._folders[number], each, page, count):
-                rows["zero"] += write_at(writer, "zero", end, self._space.page_of(empty))
+            contents = _Contents(self._folders[number], self._page_size)
+            for each in read_pagemap(file, self._page_size):
+                present = (each.flags & PRESENT) != 0
+                page, count = each.page[present], each.count[present]
+                if number or not self.full:
+                    rows["dirty"] += self._write(writer, end, page, count)
+                    written += int(count.sum())
+                for empty in contents.zeros(each, page, count):
+                    rows["zero"] += write_at(writer, "zero", end, self._space.page_of(empty))
+            self._bytes += contents.bytes
+            self._read += contents.there
             if self._progress is not None:
                 self._progress(number + 1, len(self.files))
         rows["epochs"] = write_epochs(writer, np.array(ends, np.int64))
@@ -175,21 +180,32 @@ class _Job:
         )
         return len(page)
 
-    def _zeros(self, folder: Path, each: PageMap, page: Int64s, count: Int64s) -> Iterator[Int64s]:
-        """Yield the virtual pages of a dump that are zeros; none where contents are not there."""
+
+class _Contents:
+    """Which pages of a dump are zeros, by its `pages-ID.img`; none where that is not there."""
+
+    def __init__(self, folder: Path, page_size: int):
+        self._folder, self._page_size = folder, page_size
+        self._at = 0
+        self.bytes = 0
+        self.there = False
+
+    def zeros(self, each: PageMap, page: Int64s, count: Int64s) -> Iterator[Int64s]:
+        """Yield the virtual pages that are zeros among the next ones that are present."""
         size, pages = self._page_size, int(count.sum())
-        file = folder / f"pages-{each.pages_id}.img"
-        if not file.is_file():
+        file = self._folder / f"pages-{each.pages_id}.img"
+        start, self._at = self._at, self._at + pages * size
+        self.there = file.is_file()
+        if not self.there:
             return
-        if (found := file.stat().st_size) < pages * size:
+        if (found := file.stat().st_size) < self._at:
             raise TraceError(
-                f"{file}: {found} bytes, {each.path} says {pages * size}; it was cut short"
+                f"{file}: {found} bytes, {each.path} says {self._at} or more; it was cut short"
             )
-        self._read += 1
         ends = np.cumsum(count)
         with file.open("rb") as opened:
-            for offset, zero in read_pages(opened.fileno(), 0, pages * size, size):
-                place = offset // size + np.flatnonzero(zero)
+            for offset, zero in read_pages(opened.fileno(), start, self._at, size):
+                place = (offset - start) // size + np.flatnonzero(zero)
                 entry = np.searchsorted(ends, place, side="right")
-                self._bytes += len(zero) * size
+                self.bytes += len(zero) * size
                 yield page[entry] + place - (ends - count)[entry]

@@ -4,8 +4,10 @@ A memory file is all of the guest's RAM, region after region without the holes b
 (vmm/src/vstate/memory.rs): on x86-64 all RAM beyond 3 GiB begins at 4 GiB, on aarch64 RAM begins at
 2 GiB (arch_memory_regions). Which regions there are also stands in the vmstate file, whose layout
 changes with every version; it is not read. A trace's pages are the file's, and its source says
-which guest frames these are. A diff leaves holes where nothing changed. Which parts are data is asked
-with SEEK_DATA and SEEK_HOLE, so a copy must have kept the holes (cp --sparse=always makes new ones
+which guest frames these are.
+
+A diff leaves holes where nothing changed. Which parts are data is asked with SEEK_DATA and
+SEEK_HOLE, so a copy must have kept the holes (cp --sparse=always makes new ones
 of zeros and loses dirty zero pages; use --sparse=auto, tar -S, rsync -S with care). A full snapshot
 before them gives the contents at the start.
 """
