@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from analyses.properties import CHECKS
+from analyses.properties import CHECKS, applies
 from analyses.random_guests import Case, random_case
 from replay.policies import Accept, Request, View
 from replay.policies.guard import guarded_accept, guarded_request
@@ -28,7 +28,8 @@ Watch = Callable[[str, int, int], None]
 class Finding:
     """A property and how it went.
 
-    tried: on so many random guests; a refused replay shows nothing of what comes out of one.
+    tried: on so many random guests; a refused replay shows nothing of what comes out of one, nor a
+    guest that holds no page what holding does.
     failed: on how many it did not hold, 1 where no guest was needed to see that. reason: of the
     smallest of these, None if it held. case: that guest, if any.
     """
@@ -130,7 +131,8 @@ class _Ledger:
 
     def __init__(self) -> None:
         self._failed: dict[str, list[tuple[str, Case | None]]] = {name: [] for name in PROPERTIES}
-        self._replayed = self._repeated = 0
+        self._checked = dict.fromkeys(CHECKS, 0)
+        self._repeated = 0
 
     @property
     def endless(self) -> bool:
@@ -148,13 +150,13 @@ class _Ledger:
         runs: list[Replay] = []
         if not self._calmly(lambda: runs.extend(_replays(strategy, case)), case):
             return False
-        self._replayed += 1
         again: list[Replay] = []
         done = self._calmly(lambda: again.extend(_replays(strategy, case, batch=2)), case)
         self._repeated += done
         if done and again != runs:
             self._note("repeats", "replayed again in other batches, the rows differ", case)
         for name, check in CHECKS.items():
+            self._checked[name] += applies(name, case, strategy)
             for wrong in check(case, strategy, runs):
                 self._note(name, wrong, case)
                 break
@@ -162,7 +164,7 @@ class _Ledger:
 
     def findings(self, tried: int) -> tuple[Finding, ...]:
         """Return all properties."""
-        guests = dict.fromkeys(CHECKS, self._replayed) | {"repeats": self._repeated}
+        guests = self._checked | {"repeats": self._repeated}
         return tuple(
             Finding(
                 name, says, guests.get(name, tried), self._failures(name), *self._smallest(name)

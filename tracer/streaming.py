@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tracer.files import whole_directory
+from tracer.errors import DirtylogError
+from tracer.files import is_full, whole_directory
 from tracer.format import FORMAT, META, VERSION, Meta, TableName
 from tracer.trace import Trace
 from tracer.unfinished import JOURNAL, SCHEMA, Kind
@@ -65,10 +66,18 @@ class StreamingWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close()
+        try:
+            self._close()
+        except OSError as late:
+            error = error or late
         if not self._in_place:
             with suppress(_Abandoned):
                 self._place.__exit__(_Abandoned, _Abandoned(), None)
+        if is_full(error):
+            left = "; it opens up to where it goes" if self._in_place else "; nothing was recorded"
+            raise DirtylogError(f"{self.path}: No space left on device{left}") from None
+        if kind is None and error is not None:
+            raise error
 
     def write(self, table: TableName, **columns: Any) -> None:
         """Add rows: one array-like for each column of the table, as `TraceWriter.write` takes them.

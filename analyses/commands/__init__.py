@@ -147,8 +147,8 @@ def run(arguments: Sequence[str]) -> int:
 
     The only place where errors end: each becomes one line on stderr.
     """
-    command = typer.main.get_command(app)
     try:
+        command = typer.main.get_command(app)
         code = command.main(list(arguments), prog_name="dirtylog", standalone_mode=False)
     except KeyboardInterrupt:
         return 130

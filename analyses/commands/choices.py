@@ -17,6 +17,13 @@ class Profile(StrEnum):
     qemu = "qemu"
 
 
+class GuestArch(StrEnum):
+    """Processors of Firecracker's guests."""
+
+    x86_64 = "x86_64"
+    aarch64 = "aarch64"
+
+
 class LogMode(StrEnum):
     """How the dirty log is cleared."""
 

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.choices import Compression
+from analyses.commands.choices import Compression, GuestArch, metavar
 from analyses.commands.import_options import (
     Blocks,
     Compressed,
     EpochTimes,
     Force,
+    FrameSlots,
     Interval,
     NameUnit,
     Output,
@@ -32,6 +33,7 @@ def import_bitmaps(
     times: EpochTimes = None,
     unit: NameUnit = "1s",
     interval: Interval = None,
+    slots: FrameSlots = None,
     blocks: Blocks = None,
     page_size: PageSize = 4096,
     compression: Compressed = Compression.zstd,
@@ -39,8 +41,10 @@ def import_bitmaps(
 ) -> None:
     """Make a trace of raw dirty bitmaps: what KVM_GET_DIRTY_LOG fills in, one file an epoch.
 
-    Little-endian words of 64 bits, bit i is guest frame i. Names like Qemu-DPT's
-    (`qemu.bm-PID.SECONDS`, from `dpt_start` in its monitor) tell the times by themselves.
+    Little-endian words of 64 bits, bit i is frame i: of the guest, or of a memory slot where names
+    say slot-N (`epoch-7.slot-1.bin`, `slot-1/epoch-7.bin`), an epoch then has a file for each slot.
+    Names like Qemu-DPT's (`qemu.bm-PID.SECONDS`, from `dpt_start` in its monitor) tell the times by
+    themselves.
     """
     from tracer.readers import import_bitmaps as make  # noqa: PLC0415 - heavy
 
@@ -53,6 +57,7 @@ def import_bitmaps(
             times=None if times is None else times.value,
             unit_ns=step,
             interval_ns=length,
+            slots=slots or (),
             blocks=blocks or (),
             page_size=page_size,
             force=force,
@@ -82,6 +87,13 @@ def import_firecracker(
     unit: NameUnit = "1s",
     interval: Interval = None,
     blocks: Blocks = None,
+    arch: Annotated[
+        GuestArch,
+        typer.Option(
+            metavar=metavar(GuestArch),
+            help="Of the guest: which guest frames the file's pages are, for import kmem --dirty.",
+        ),
+    ] = GuestArch.x86_64,
     page_size: PageSize = 4096,
     compression: Compressed = Compression.zstd,
     force: Force = False,
@@ -89,8 +101,9 @@ def import_firecracker(
     """Make a trace of Firecracker's diff snapshots: sparse files of the pages that changed.
 
     The input is made, with `"track_dirty_pages": true` in the machine's configuration, by
-    `PUT /snapshot/create` with `{"snapshot_type": "Diff", "mem_file_path": ...}` again and again. A
-    page of --block is a page of the file.
+    `PUT /snapshot/create` with `{"snapshot_type": "Diff", "mem_file_path": ...}` again and again.
+    The trace's pages, and those of --block, are pages of the file: it leaves out the hole below 4
+    GiB that an x86-64 guest of more than 3 GiB has.
     """
     from tracer.readers import import_firecracker as make  # noqa: PLC0415 - heavy
 
@@ -105,6 +118,7 @@ def import_firecracker(
             unit_ns=step,
             interval_ns=length,
             blocks=blocks or (),
+            arch=arch.value,
             page_size=page_size,
             force=force,
             compression=compression.value,

@@ -43,6 +43,25 @@ Blocks = Annotated[
         "size (ram:0:3GiB, ram:0x100000:1GiB).",
     ),
 ]
+FrameSlots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slot",
+        metavar="ID:FIRST_FRAME:PAGES",
+        show_default="each slot is a block",
+        help="Memory slot of KVM, can be repeated (0:0:0xa0, 1:0x100:1023MiB).",
+    ),
+]
+Slots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slot",
+        metavar="ID:FIRST_PAGE:PAGES",
+        show_default="as the log says, else those of a PC",
+        help="Memory slot of KVM, for a dirty ring: where in the guest's RAM its pages lie, can be "
+        "repeated (0:0:0xa0, 1:0x100:1023MiB).",
+    ),
+]
 PageSize = Annotated[int, typer.Option("--page-size", metavar="BYTES", help="Size of a page.")]
 Interval = Annotated[
     str | None,

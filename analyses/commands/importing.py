@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from analyses.commands.choices import Compression, metavar
+from analyses.commands.import_options import Slots
 
 
 def import_qemu(
@@ -50,6 +51,7 @@ def import_qemu(
             help="The answers of query-migrate and the migration's parameters.",
         ),
     ] = None,
+    slots: Slots = None,
     compression: Annotated[
         Compression,
         typer.Option(metavar=metavar(Compression), help="Compression of the trace's files."),
@@ -71,6 +73,7 @@ def import_qemu(
             freelist=freelist,
             migration=migration,
             out=output,
+            slots=slots or (),
             force=force,
             compression=compression.value,
             progress=lambda done, total: bar("reading the log", done, total),

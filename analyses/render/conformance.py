@@ -25,7 +25,8 @@ def show(found: Conformance, page: Page, path: str | None = None) -> None:
         word, style = _outcome(finding)
         label = Text(word, style=STYLES[style])
         label.append(f"  {finding.name}", style="bold" if finding.failed else "")
-        page.lines(labelled(label, finding.says, page.prose, _INDENT + 8))
+        says = f"{finding.says} ({_guests(finding.tried)})"
+        page.lines(labelled(label, says, page.prose, _INDENT + 8))
         if finding.reason is not None:
             page.lines(labelled("", _reason(finding), page.prose, _INDENT + 8))
     if path is not None and found.case is not None:
@@ -39,9 +40,12 @@ def _outcome(finding: Finding) -> tuple[str, str]:
     return ("pass", "safe") if finding.tried else ("open", "unknown")
 
 
+def _guests(number: int, kind: str = "") -> str:
+    return f"{count(number)} {kind}guest{'s' if number != 1 else ''}"
+
+
 def _tried(found: Conformance) -> str:
-    said = "1 random guest" if found.cases == 1 else f"{count(found.cases)} random guests"
-    said += ", each replayed twice"
+    said = _guests(found.cases, "random ") + ", each replayed twice"
     if not any(found.losing.values()):
         return said
     modes = " and ".join(f"{count(n)} in log mode {mode}" for mode, n in found.losing.items() if n)

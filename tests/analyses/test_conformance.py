@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from analyses.commands import run
 from analyses.conformance import PROPERTIES, conformance, conforms
 from analyses.properties import CHECKS
 from analyses.random_guests import random_case
@@ -88,6 +89,19 @@ def test_what_was_not_tried_did_not_pass():
     found = found_with(request=Again(), accept=Always(), cases=200)
     assert found.cases < 200
     assert case_of(found, "adds up").tried < case_of(found, "ends").tried
+
+
+def test_a_property_is_tried_on_the_guests_that_can_show_it(capsys):
+    found = conformance(strategy("hint-tagged"), cases=40)
+    rng = random.Random(5)
+    holding = sum(
+        random_case(rng).parameters.hold(strategy("hint-tagged")) == "done" for _ in range(40)
+    )
+    assert 0 < holding < 40
+    assert case_of(found, "held").tried == holding
+    assert case_of(found, "fits").tried == 40
+    assert run(["conform", "hint-tagged", "--guests", "40"]) == 0
+    assert f"loses nothing ({holding} guests)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("name", ["precopy", "hint-drain", "hint-stop-vcpu"])

@@ -11,6 +11,10 @@ _FORMATS = {
     "memory_notdirty_write_access": (r"0x(\w+) ram_addr 0x(\w+) size (\d+)", "vaddr ram_addr size"),
     "ram_save_page": (r"(.+): offset: 0x(\w+) host: (?:0x)?(\w+)", "rbname offset host"),
     "kvm_dirty_ring_page": (r"vcpu (\d+) fetch (\d+) offset 0x(\w+)", "vcpu slot offset"),
+    "kvm_set_user_memory": (
+        r"Slot#(\d+) flags=0x(\w+) gpa=0x(\w+) size=0x(\w+) ua=0x(\w+) ret=(-?\d+)",
+        "slot flags guest_phys_addr memory_size userspace_addr ret",
+    ),
     "kvm_dirty_ring_reap": (r"reaped (\d+) pages \(took (-?\d+) us\)", "count t"),
     "migration_bitmap_sync_end": (r"dirty_pages (\d+)", "dirty_pages"),
     "migration_bitmap_clear_dirty": (
@@ -23,7 +27,8 @@ _FORMATS = {
     ),
     "migration_completion_vm_stop": (r"ret (-?\d+)", "ret"),
 }
-_HEX = {"vaddr", "ram_addr", "offset", "host", "start", "page"}
+_HEX = {"flags", "guest_phys_addr", "memory_size", "userspace_addr"}
+_HEX |= {"vaddr", "ram_addr", "offset", "host", "start", "page"}
 _STRING = {"rbname", "str"}
 
 

@@ -188,6 +188,70 @@ def test_the_ways_in_which_tracers_print_a_line(tmp_path, line):
     assert trace.meta.source["clock_zero_ns"] in (100 * S + 8 * US, 100 * S + 9 * US - 1)
 
 
+def two_guests(head_one, head_two, *resets):
+    return (
+        push(1, 3, head=head_one) + push(2, 9, head=head_two) + push(3, 4, head=head_one)
+        + "".join(resets)
+    )  # fmt: skip
+
+
+ONE, TWO = "CPU 0/KVM-71 (   70) [001] d..1.", "CPU 0/KVM-81 (   80) [000] d..1."
+
+
+def test_a_trace_of_several_guests_is_refused_or_one_is_chosen(tmp_path):
+    text = two_guests(ONE, TWO, reset(5).replace("qemu-9", "qemu-70 (     70)"),
+                      reset(7).replace("qemu-9", "qemu-80 (     80)"))  # fmt: skip
+    refused(tmp_path, text, "events of 2 processes", "70 (CPU 0/KVM, 2 pages)",
+            "80 (CPU 0/KVM, 1 pages)", "--pid", kind=UsageError)  # fmt: skip
+    report = run(tmp_path, text, pids=[70])
+    assert written(opened(report.out)) == [(1 * US, 3), (3 * US, 4)]
+    assert opened(report.out).epochs.tolist() == [5 * US]
+    assert report.passed_over["events of other pids"] == 2
+    assert report.read["pages dirtied"] == 2
+    assert [page for _, page in written(opened(run(tmp_path, text, pids=[81]).out))] == [9]
+    assert len(written(opened(run(tmp_path, text, pids=[70, 80]).out))) == 3
+    (tmp_path / "t.trace").rename(tmp_path / "kept")
+    refused(tmp_path, text, "no event of pid 7; there are 70 (", pids=[7], kind=UsageError)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("qemu-system-x86  71 [001]", "qemu-system-x86  81 [000]"),  # perf's
+        ("CPU 0/KVM-71 (-------) [001] d..1.", "my [odd] vm-81 (-------) [000] d..1."),
+        ("q-71 [001] d..1.", "q-81 [000] d..1."),
+    ],
+)
+def test_two_threads_at_one_ring_are_of_two_guests(tmp_path, one, two):
+    text = two_guests(one, two)
+    refused(tmp_path, text, "2 threads write to ring 0", "71 (", "81 (", kind=UsageError)
+    assert len(written(opened(run(tmp_path, text, pids=[71]).out))) == 2
+    (tmp_path / "t.trace").rename(tmp_path / "kept")
+    apart = two_guests(one, two).replace(
+        f"{two} 100.000002: kvm_dirty_ring_push: ring 0",
+        f"{two} 100.000002: kvm_dirty_ring_push: ring 1",
+    )
+    report = run(tmp_path, apart)
+    assert len(written(opened(report.out))) == 3
+    assert any("no processes but 2 threads" in note for note in report.notes)
+
+
+def test_perf_with_pid_and_tid(tmp_path):
+    text = two_guests("CPU 0/KVM 70/71 [001]", "CPU 0/KVM 80/81 [000]")
+    refused(tmp_path, text, "events of 2 processes", "70 (CPU 0/KVM", kind=UsageError)
+    assert len(written(opened(run(tmp_path, text, pids=[80]).out))) == 1
+
+
+def test_probes_of_threads_whose_processes_are_not_named(tmp_path):
+    text = probe(1, "gfn=0x3") + probe(2, "gfn=0x4").replace("KVM-8", "KVM-9")
+    report = run(tmp_path, text)
+    assert any("no processes but 2 threads, 8 (CPU 1/KVM" in note for note in report.notes)
+    assert [page for _, page in written(opened(run(tmp_path, text, pids=[9]).out))] == [4]
+    tagged = text.replace("KVM-8", "KVM-8 (8)").replace("KVM-9", "KVM-9 (9)")
+    (tmp_path / "t.trace").rename(tmp_path / "kept")
+    refused(tmp_path, tagged, "events of 2 processes", kind=UsageError)
+
+
 def test_lines_a_little_out_of_order_are_put_in_order(tmp_path):
     """Property: any shuffle within 100 ms gives the rows of the sorted text."""
     rng = random.Random(7)

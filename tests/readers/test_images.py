@@ -9,6 +9,7 @@ import os
 import random
 import struct
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ import pytest
 
 from tests.readers.tables import opened, table, written
 from tracer import TraceError, UsageError
-from tracer.readers import import_bitmaps, import_criu, import_firecracker, import_page_ranges
+from tracer.readers import (
+    import_bitmaps,
+    import_criu,
+    import_firecracker,
+    import_kmem,
+    import_page_ranges,
+)
+from tracer.readers.bit_runs import bit_runs
 
 DATA = Path(__file__).parent / "data"
 S = 10**9
@@ -98,9 +106,9 @@ def test_times_by_names_mtimes_and_interval(tmp_path):
     assert written(equal) == [(1 * S, 8), (2 * S, 9), (3 * S, 10)]
 
 
-@pytest.mark.parametrize("part", [1 << 19, 8])
-def test_random_bitmaps_in_blocks_agree_with_sets(tmp_path, monkeypatch, part):
-    monkeypatch.setattr("tracer.readers.bitmaps._PART", part)
+@pytest.mark.parametrize("words", [1 << 15, 1])
+def test_random_bitmaps_in_blocks_agree_with_sets(tmp_path, monkeypatch, words):
+    monkeypatch.setattr("tracer.readers.bit_runs._WORDS", words)
     rng = random.Random(2)
     for turn in range(10):
         epochs = [sorted(rng.sample(range(64, 640), rng.randint(0, 300))) for _ in range(3)]
@@ -117,6 +125,91 @@ def test_random_bitmaps_in_blocks_agree_with_sets(tmp_path, monkeypatch, part):
         assert set(written(trace)) == wanted
         assert len(written(trace)) == len(wanted)
         assert [b.name for b in trace.meta.blocks] == ["high", "low"]
+
+
+def runs_by_hand(data):
+    """Return the runs of set bits, found bit by bit."""
+    bits = [byte >> i & 1 for byte in data for i in range(8)]
+    edges = [i for i, (a, b) in enumerate(pairwise([0, *bits, 0])) if a != b]
+    return [(first, end - first) for first, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+@pytest.mark.parametrize("density", [0, 1, 8, 32, 56, 63, 64])
+def test_runs_of_bits_do_not_depend_on_how_the_bytes_come(monkeypatch, density):
+    monkeypatch.setattr("tracer.readers.bit_runs._WORDS", 3)
+    rng = random.Random(density)
+    for _ in range(20):
+        words = [sum((rng.randrange(64) < density) << i for i in range(64)) for _ in range(9)]
+        data = b"".join(word.to_bytes(8, "little") for word in words)
+        cuts = [0, *sorted(rng.sample(range(len(data)), 4)), len(data)]
+        parts = list(bit_runs(data[a:b] for a, b in pairwise(cuts)))
+        found = [run for first, count in parts for run in zip(first.tolist(), count.tolist())]  # noqa: B905 - equally long
+        assert found == runs_by_hand(data)
+
+
+SLOTS = ["0:0:0xa0", "1:0x100:512"]
+
+
+def slot_files(folder, epochs, *, name="epoch-{}.slot-{}"):
+    """Write bitmaps of slots 0 and 1 of the guest frames of each epoch."""
+    for number, frames in enumerate(epochs, 1):
+        for slot, first, pages in ((0, 0, 0xA0), (1, 0x100, 512)):
+            path = folder / name.format(number, slot)
+            path.parent.mkdir(exist_ok=True, parents=True)
+            inside = [frame - first for frame in frames if 0 <= frame - first < pages]
+            bitmap(path, inside, words=-(-pages // 64), at=1000 + number)
+
+
+@pytest.mark.parametrize("name", ["epoch-{}.slot-{}", "slot{1}/bm.{0}", "Slot_{1}-{0}.bin"])
+def test_a_bitmap_a_slot(tmp_path, name):
+    epochs = [{3, 0x9F, 0x100}, {0x101, 0x2FF}, {0}]
+    folder = tmp_path / "in"
+    slot_files(folder, epochs, name=name)
+    where = sorted({path.parent for path in folder.rglob("*") if path.is_file()})
+    blocks = ["low:0:0xa0", "high:0x100:512"]
+    pages = {
+        (n * S, f if f < 0xA0 else f - 0x100 + 0xA0) for n, e in enumerate(epochs, 1) for f in e
+    }
+    for options in ({"slots": SLOTS}, {"slots": SLOTS, "blocks": blocks}):
+        trace = opened(bitmaps(tmp_path, where, times="names", interval_ns=S, **options).out)
+        assert set(written(trace)) == pages
+        assert trace.meta.pages == 0xA0 + 512
+        assert trace.epochs.tolist() == [S, 2 * S, 3 * S]
+    whole = opened(bitmaps(tmp_path, where, slots=SLOTS, blocks=["ram:0:0x300"]).out)
+    assert {p for _, p in written(whole)} == set().union(*epochs)
+    assert trace.meta.source["slots"] == ["0:0x0:160", "1:0x100:512"]
+    report = bitmaps(tmp_path, where, interval_ns=S)
+    assert "each memory slot is a block" in report.notes[0]
+    # 160 pages are 192 bits.
+    assert {p for _, p in written(opened(report.out))} == {3, 0x9F, 192, 193, 192 + 511, 0}
+
+
+def test_slots_that_do_not_fit_their_bitmaps(tmp_path):
+    folder = tmp_path / "in"
+    slot_files(folder, [{3}, {0x101}])
+
+    def case(*paths, **options):
+        options = {"interval_ns": S, "slots": SLOTS} | options
+        return lambda: import_bitmaps(paths, out=tmp_path / "t.trace", **options)
+
+    usage = {"kind": UsageError}
+    refused(tmp_path, case(folder, slots=SLOTS[:1]), "is of slot 1, of which nothing", **usage)
+    refused(tmp_path, case(folder, slots=["0:0:1", "0:1:1"]), "given twice", **usage)
+    refused(tmp_path, case(folder, slots=["low:0:1"]), "is no slot's number", **usage)
+    refused(tmp_path, case(folder, slots=[], blocks=["ram:0:9"]), "pass --slot too", **usage)
+    refused(tmp_path, case(folder, slots=["0:0:0xa0", "1:0x100:513"]), "slot-1", "slot 1 goes up")
+    refused(tmp_path, case(folder, slots=["0:0:3", SLOTS[1]]), "bit 3 is set", "beyond the slot")
+    refused(tmp_path, case(folder, blocks=["ram:0x100:512"]), "bit 3 is set", "in no block")
+    plain = bitmap(tmp_path / "plain", [2])
+    refused(tmp_path, case(plain), "does not say which slot it is of", **usage)
+    refused(tmp_path, case(folder, plain), "plain", "has no slot-N in its name")
+    (folder / "epoch-2.slot-1").unlink()
+    refused(tmp_path, case(folder), "epoch-2.slot-0", "has no bitmap of slot 1")
+    one = opened(bitmaps(tmp_path, [plain], interval_ns=S, slots=["0:0x100:256"]).out)
+    assert one.meta.source["frames"] == ["slot 0:0x100:256"]
+    refused_ = case(folder / "epoch-1.slot-0", folder / "epoch-1.slot-0")
+    (tmp_path / "t.trace").rename(tmp_path / "kept.trace")
+    refused(tmp_path, refused_, "slot 0 of that epoch is")
 
 
 def test_bitmaps_that_are_none(tmp_path):
@@ -223,6 +316,42 @@ def test_snapshots_named_by_their_times(tmp_path, holes):
     call = {"times": "names", "unit_ns": MS}
     trace = opened(import_firecracker(files, out=tmp_path / "t.trace", **call).out)
     assert written(trace) == [(2 * MS, 3), (4 * MS, 5), (8 * MS, 9)]
+
+
+def test_a_guest_of_more_than_3_gib_has_a_hole_that_its_files_leave_out(tmp_path, holes):
+    gib = (1 << 30) // 4096
+    files = [
+        snapshot(tmp_path / f"m{n}", 4 * gib, {3 * gib - 1: n, 3 * gib + 1: n}) for n in (1, 2)
+    ]
+    report = import_firecracker(files, out=tmp_path / "t.trace", interval_ns=S)
+    trace = opened(report.out)
+    assert {page for _, page in written(trace)} == {3 * gib - 1, 3 * gib + 1}
+    assert trace.meta.source["frames"] == ["ram:0x0:786432", "ram:0x100000:262144"]
+    # A guest's own trace names frames: the one beyond the hole is the file's second page there.
+    (tmp_path / "kmem").write_text("".join(
+        f" a-1 [000] ..... {s}.000000: mm_page_free: page=0 pfn=0x{pfn:x} order=0\n"
+        for s, pfn in ((1, 0xBFFFF), (2, 0x100001))
+    ))  # fmt: skip
+    both = import_kmem(tmp_path / "kmem", dirty=report.out, out=tmp_path / "b.trace")
+    freed = [(t, page) for t, page, _, free, *_ in free_rows(opened(both.out)) if free]
+    assert freed == [(S, 3 * gib - 1), (2 * S, 3 * gib + 1)]
+    parts = import_firecracker(files, out=tmp_path / "p.trace", interval_ns=S,
+                               blocks=[f"b:{2 * gib}:{2 * gib}", f"a:0:{2 * gib}"])  # fmt: skip
+    wanted = ["b:0x80000:262144", "b:0x100000:262144", "a:0x0:524288"]
+    assert opened(parts.out).meta.source["frames"] == wanted
+    arm = import_firecracker(files, out=tmp_path / "a.trace", interval_ns=S, arch="aarch64")
+    assert opened(arm.out).meta.source["frames"] == ["ram:0x80000:1048576"]
+
+
+def free_rows(trace):
+    for rows in trace.rows("freelist"):
+        yield from zip(
+            rows.t.tolist(),
+            rows.page.tolist(),
+            rows.count.tolist(),
+            rows.free.tolist(),
+            strict=True,
+        )
 
 
 def test_snapshots_that_are_none(tmp_path):
@@ -460,7 +589,8 @@ def test_ranges_as_the_ioctl_gives_them(tmp_path):
         ("1 1001-2000\n", ["line 1"]),
         ("1 1000-2000x\n", ["line 1"]),
         ("1000-2000\n", ["line 1"]),
-        ("9 1000-2000\n1 1000-2000\n" + "9 1000-2000\n", ["0 pages"]),
+        ("9 1000-2000\n1 1000-2000\n" + "9 1000-2000\n", ["time before"]),
+        ("9 1000-2000\n" * 3, ["all ranges are of one scan", "--interval"]),
     ],
 )
 def test_ranges_that_are_none(tmp_path, text, parts):

@@ -630,7 +630,8 @@ def test_a_real_excerpt_against_a_naive_reading(tmp_path: Path) -> None:
 
 
 def test_a_real_dirty_ring_excerpt(tmp_path: Path) -> None:
-    report = import_qemu(DATA / "kvm-ring", out=tmp_path / "t.trace")
+    low = ["0:0:0xa0"]  # the log names no slot; this guest writes below 640 KiB alone
+    report = import_qemu(DATA / "kvm-ring", out=tmp_path / "t.trace", slots=low)
     rows = list(naive(DATA / "kvm-ring" / "qemu.log.gz"))
     reaps = [us for us, event, _ in rows if event == "kvm_dirty_ring_reap"]
     zero, waiting, expected = reaps[0], set(), []
@@ -647,7 +648,149 @@ def test_a_real_dirty_ring_excerpt(tmp_path: Path) -> None:
     assert {(us - zero) * US for us in reaps} <= set(trace.epochs.tolist())
     assert {t for t, _ in found} <= set(trace.epochs.tolist())
     assert (trace.migration or {})["status"] == "completed"
-    assert any("does not name the memory slot" in note for note in report.notes)
+    assert any("in the memory slots that are given: 0:0x0:160" in note for note in report.notes)
+
+
+def test_the_slots_of_a_pc_are_assumed_where_none_is_named(tmp_path: Path) -> None:
+    report = import_qemu(DATA / "kvm-ring", out=tmp_path / "t.trace")
+    notes = " ".join(report.notes)
+    assert "those of a PC, low:0x0:160, high:0x100:16128, are assumed" in notes
+    assert "8 of 8 harvested offsets are in several slots" in notes
+    found = {p for t, page, n in table(report, "dirty") for p in range(page, page + n) if t > 0}
+    # What is sent tells of page 6; page 1 is zero, and no event tells of a zero page.
+    assert found == {6, 1, 0x101}
+
+
+def test_real_slots_and_a_guest_that_writes_in_two_of_them(tmp_path: Path) -> None:
+    report = import_qemu(DATA / "kvm-slots", out=tmp_path / "t.trace")
+    trace = Trace.open(report.out)
+    assert trace.meta.source["slots"] == ["0:0x0:160", "4:0x100:7936"]
+    epochs: dict[int, set[int]] = {}
+    for t, page, n in table(report, "dirty"):
+        epochs.setdefault(t, set()).update(range(page, page + n))
+    written = {*range(0x20, 0x28), *range(0x100, 0x110)}
+    others = [pages - written for t, pages in epochs.items() if t > 0]
+    assert all(pages >= written for t, pages in epochs.items() if t > 0)
+    # In the last epochs the guest's counters have come round to zero, and no event tells that a
+    # page of zeros is sent: then both slots' pages are there.
+    assert len(others) == 79
+    assert [bool(pages) for pages in others] == [False] * 75 + [True] * 4
+
+
+GIB = 1 << 30
+SLOT = "kvm_set_user_memory Slot#{} flags=0x{:x} gpa=0x{:x} size=0x{:x} ua=0x{:x} ret={}"
+LATER = SLOT.replace("Slot#{}", "AddrSpace#{} Slot#{}").replace(
+    " ret", " guest_memfd=-1 guest_memfd_offset=0x0 ret"
+)
+HOST = 0x7F0000000000
+ABOVE = 3 * GIB // PAGE
+
+
+def ring(offset: int) -> str:
+    return f"kvm_dirty_ring_page vcpu 0 fetch 0 offset 0x{offset:x}"
+
+
+def reap(pages: int) -> str:
+    return f"kvm_dirty_ring_reap reaped {pages} pages (took 5 us)"
+
+
+def sent(page: int) -> str:
+    return f"ram_save_page pc.ram: offset: 0x{page * PAGE:x} host: 0x{HOST + page * PAGE:x}"
+
+
+#: A guest of 4 GiB whose RAM lies in three slots; a fourth is of no block, a fifth read-only.
+BIG_SLOTS = [
+    (0, 1, 0, 0xA0000, HOST, 0),
+    (1, 1, 1 << 20, 3 * GIB - (1 << 20), HOST + (1 << 20), 0),
+    (2, 1, 4 * GIB, GIB, HOST + 3 * GIB, 0),
+    (3, 1, 0xFD000000, 16 << 20, 0x100000, 0),
+    (4, 3, 0xC0000, 0x20000, HOST + 0xC0000, 0),
+    (0x10000, 1, 0, 0xA0000, HOST, 0),
+    (5, 1, 0, GIB, HOST, -22),
+]
+BIG: Log = [
+    (1, SYNC),
+    (2, reap(0)),
+    (3, sync_end(0)),
+    (10, sent(0)),
+    (20, ring(0x30000)),
+    (21, ring(0x20000)),
+    (22, ring(0xB0000)),
+    (30, reap(3)),
+    (40, SYNC),
+    (41, sync_end(4)),
+    (50, sent(0x30100)),
+    (51, sent(ABOVE + 0x3FFFF)),
+    (60, SYNC),
+    (61, sync_end(0)),
+    (62, sent(ABOVE + 0x20000)),
+    (70, ring(0x41000)),
+    (80, reap(1)),
+    (90, SYNC),
+    (91, sync_end(1)),
+]
+BIG_DIRTY = {0x30100, ABOVE + 0x20000, 0xB0100}
+BIG_RAM = {"guest_mb": 4096, "final": {"status": "completed", "ram": {"total": 4 * GIB}}}
+
+
+def big_dirty(tmp_path: Path, logged: Log, **options: Any) -> tuple[set[int], ImportReport]:
+    path = folder(tmp_path / "in", [*logged, *BIG], **BIG_RAM)
+    report = import_qemu(path, out=tmp_path / "t.trace", force=True, **options)
+    rows = table(report, "dirty")
+    return {p for t, page, n in rows if t == 28 * US for p in range(page, page + n)}, report
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_guest_above_4_gib_by_what_was_sent(tmp_path: Path, later: bool) -> None:
+    slots = [
+        LATER.format(n >> 16, n & 0xFFFF, *rest) if later else SLOT.format(n, *rest)
+        for n, *rest in BIG_SLOTS
+    ]
+    found, report = big_dirty(tmp_path, [(0, line) for line in slots])
+    # 0x30000 was sent as a page of slot 1, 0x20000 as one of slot 2 after one more sync; 0xb0000
+    # lies beyond the end of slot 2.
+    assert found == BIG_DIRTY
+    notes = " ".join(report.notes)
+    assert "0:0x0:160, 1:0x100:786176, 2:0xc0000:262144, 3" in notes
+
+
+def test_offsets_of_which_nothing_was_sent_are_written_in_every_slot(tmp_path: Path) -> None:
+    slots = [(0, SLOT.format(n, *rest)) for n, *rest in BIG_SLOTS]
+    log = [(t, body.replace("offset 0xb0000", "offset 0x3fff0")) for t, body in BIG]
+    path = folder(tmp_path / "in", [*slots, *log], **BIG_RAM)
+    report = import_qemu(path, out=tmp_path / "t.trace")
+    rows = [(page, n) for t, page, n in table(report, "dirty") if t == 28 * US]
+    assert (0x3FFF0 + 0x100, 1) in rows
+    assert (ABOVE + 0x3FFF0, 1) in rows
+    assert any("3 of 4 harvested offsets are in several" in note for note in report.notes)
+
+
+def test_slots_change_while_they_are_recorded(tmp_path: Path) -> None:
+    slots = [(0, SLOT.format(n, *rest)) for n, *rest in BIG_SLOTS]
+    moved = [
+        (65, SLOT.format(1, 0, 1 << 20, 0, HOST + (1 << 20), 0)),
+        (66, SLOT.format(1, 1, 1 << 21, 3 * GIB - (1 << 21), HOST + (1 << 21), 0)),
+    ]
+    path = folder(tmp_path / "in", sorted([*slots, *BIG, *moved], key=lambda e: e[0]), **BIG_RAM)
+    report = import_qemu(path, out=tmp_path / "t.trace")
+    assert [page for t, page, _ in table(report, "dirty") if t == 78 * US] == [0x41200]
+
+
+def test_without_slots_a_pc_is_assumed_and_another_machine_refused(tmp_path: Path) -> None:
+    found, report = big_dirty(tmp_path, [])
+    assert found == BIG_DIRTY
+    assert any("above-4g:0xc0000:262144, are assumed" in note for note in report.notes)
+    found, _ = big_dirty(tmp_path, [], slots=["7:0x1000:3GiB"])
+    assert found == {0x31000, 0x21000, 0xB1000}
+    other = [(t, body.replace("pc.ram", "mach-virt.ram")) for t, body in BIG]
+    path = folder(tmp_path / "in", other, **BIG_RAM)
+    with pytest.raises(TraceError, match="record with kvm_set_user_memory too, or pass --slot"):
+        import_qemu(path, out=tmp_path / "n.trace")
+    with pytest.raises(UsageError, match=r"the guest's RAM, block pc\.ram, has 0x100000"):
+        big_dirty(tmp_path, [], slots=["0:0x100:4GiB"])
+    with pytest.raises(UsageError, match="no pages of a dirty ring"):
+        import_qemu(folder(tmp_path / "tcg"), out=tmp_path / "n.trace", slots=["0:0:1"])
+    assert not (tmp_path / "n.trace").exists()
 
 
 GARBLED = text([*SMALL[:5], (41, "ram_save_page pc.ram: offset: 0xzz host: 0x0"), *SMALL[5:]])

@@ -13,7 +13,8 @@ from tracer import TraceError
 from tracer.readers import import_qemu, simpletrace_reader
 
 DATA = Path(__file__).parent / "data"
-REAL = [("seq.40", "migrate.json"), ("kvm-ring", "qmp.txt")]
+REAL = [("seq.40", "migrate.json"), ("kvm-ring", "qmp.txt"),
+        ("kvm-slots", "migrate.json")]  # fmt: skip
 
 
 def printed(folder, *, as_bytes=True):

@@ -282,8 +282,12 @@ def test_a_log_without_times_is_refused_at_once(record, guest, tmp_path):
         (["--", "qemu-system-x86_64", "-nonsense"], 1, "-nonsense: invalid option"),
         (["--capability", "xbzrl", "--"], 2, "no migration capability xbzrl; it has xbzrle"),
         (["--parameter", "max-bandwidth=fast", "--"], 2, "is 'fast'; wanted a number"),
-        (["--parameter", "nonsense=1", "--"], 1, "QEMU refuses migrate-set-parameters"),
+        (["--parameter", "nonsense=1", "--"], 2, "QEMU refuses migrate-set-parameters"),
+        (["--to", "ftp:x", "--"], 2, "--to ftp:x: QEMU refuses migrate"),
         (["--to", "tcp:127.0.0.1:1", "--"], 1, "the migration failed: Failed to connect"),
+        (["--qemu-log", "/nonesuch/log", "--"], 2, "/nonesuch/log: QEMU cannot write its log"),
+        (["--freelist", "unix:/nonesuch", "--"], 2, "unix:/nonesuch: nobody gives samples there"),
+        (["--freelist", "exec:false", "--"], 1, "exec:false: ended before it gave one sample"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -328,8 +332,9 @@ def test_requests_that_do_not_fit_are_refused(record, tmp_path, arguments, told)
 
 def test_no_monitor_and_no_package_are_said(record, tmp_path, monkeypatch):
     code, _, words = record("-o", tmp_path / "x.trace", "--qmp", tmp_path / "none")
-    assert code == 1
+    assert code == 2
     assert f"{tmp_path / 'none'}: no QMP monitor answers" in words
+    assert "name the socket of a QEMU that runs" in words
     monkeypatch.setitem(sys.modules, "qemu.qmp", None)
     code, _, words = record("-o", tmp_path / "x.trace", "--qmp", tmp_path / "none")
     assert code == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analyses.commands import run
-from tracer.errors import RecordError, UsageError
+from tracer.errors import UsageError
 from tracer.readers.freelist_log import read_freelist
 from tracer.recorders.sampler import SOURCE, compile_sampler
 from tracer.recorders.stamped import FreelistLines
@@ -94,5 +94,22 @@ def test_the_source_can_be_had(capsys):
 def test_a_compiler_that_is_none_or_fails_is_named(tmp_path):
     with pytest.raises(UsageError, match="nonesuch: cannot be run"):
         compile_sampler(tmp_path / "freelist", "nonesuch")
-    with pytest.raises(RecordError, match=r"freelist\.c does not compile"):
+    with pytest.raises(UsageError, match=r"false does not compile freelist\.c"):
         compile_sampler(tmp_path / "freelist", "false")
+    with pytest.raises(UsageError, match="names no compiler"):
+        compile_sampler(tmp_path / "freelist", "")
+    with pytest.raises(UsageError, match="is no command"):
+        compile_sampler(tmp_path / "freelist", "cc '")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("where", "why"), [
+    ("none/x", "cannot be written here"), (".", "is a directory"), ("file/x", "cannot be written"),
+])  # fmt: skip
+def test_a_place_where_nothing_can_be_is_not_blamed_on_the_compiler(tmp_path, capsys, where, why):
+    (tmp_path / "file").touch()
+    assert run(["record", "sampler", "-o", str(tmp_path / where)]) == 2
+    err = capsys.readouterr().err
+    assert why in err
+    assert "compile" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

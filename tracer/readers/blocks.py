@@ -18,7 +18,7 @@ from tracer.format import Block
 _MIB = 1 << 20
 _PC_ROM = ("pc.rom", 128 << 10)
 #: Blocks of one size in every PC of QEMU (SeaBIOS; a firmware in flash has other names).
-_FIXED = {
+FIXED = {
     "pc.bios": 256 << 10,
     "pc.rom": 128 << 10,
     "/rom@etc/acpi/tables": 128 << 10,
@@ -64,7 +64,7 @@ def lay_out(
     sizes = []
     for number, name in enumerate(names[1:], 1):
         seen = extents.get(number, 0) * page_size
-        size = _FIXED.get(name, 0)
+        size = FIXED.get(name, 0)
         if size < seen or not size:
             size = seen
             notes.append(f"block {name}: its size is not recorded; {size} bytes of it were seen")

@@ -16,7 +16,7 @@ from tracer.format import Meta
 from tracer.readers.address_space import AddressSpace
 from tracer.readers.contents_of import read_pages
 from tracer.readers.criu_pagemap import PARENT, PRESENT, PageMap, read_pagemap
-from tracer.readers.epoch_files import Times, epoch_ends, start_before
+from tracer.readers.epoch_files import Epochs, Times, epochs_of
 from tracer.readers.report import ReadReport, milliseconds
 from tracer.readers.rows_out import write_at, write_epochs
 from tracer.readers.streams import Progress
@@ -48,19 +48,14 @@ def import_criu(
     cut short or no page map; nothing is left at `out` then.
     """
     folders = _chain([Path(path) for path in paths])
-    maps = [read_pagemap(_map_file(folder, pid), page_size) for folder in folders]
-    job = _Job(folders, maps, page_size, progress)
-    times = times or ("interval" if interval_ns is not None else "mtimes")
-    files = [each.path for each in maps]
+    job = _Job(folders, [_map_file(folder, pid) for folder in folders], page_size, progress)
     if times == "names":
         raise UsageError("--times names: page maps carry no times in their names")
-    if times == "interval":
-        ends, zero = epoch_ends(files[job.full :], times, interval_ns=interval_ns), 0
-    else:
-        ends = epoch_ends(files, times)
-        zero = ends.pop(0) if job.full else start_before(ends, interval_ns)
+    files = job.files[1:] if job.full else job.files
+    first = job.files[0] if job.full else None
+    epochs = epochs_of(files, times, interval_ns=interval_ns, before=first)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
-        return job.write(writer, [end - zero for end in ends], zero, times)
+        return job.write(writer, epochs)
 
 
 def _chain(folders: list[Path]) -> list[Path]:
@@ -97,39 +92,49 @@ def _map_file(folder: Path, pid: int | None) -> Path:
 
 class _Job:
     def __init__(
-        self, folders: list[Path], maps: list[PageMap], page_size: int, progress: Progress | None
+        self, folders: list[Path], files: list[Path], page_size: int, progress: Progress | None
     ):
-        self._folders, self._maps, self._page_size = folders, maps, page_size
+        self._folders, self.files, self._page_size = folders, files, page_size
         self._progress = progress
-        self._bytes = sum(each.path.stat().st_size for each in maps)
+        self._bytes = sum(file.stat().st_size for file in files)
         #: Whether the first map is a state and no difference.
-        self.full = not np.any(maps[0].flags & PARENT)
-        if len(maps) == int(self.full):
+        self.full = False
+        self._space = AddressSpace(page_size)
+        # Each is read twice, so that no more than a part of one is in memory.
+        for number, file in enumerate(files):
+            difference = False
+            for each in read_pagemap(file, page_size):
+                self._space.see(each.page, each.count)
+                difference |= bool(np.any(each.flags & PARENT))
+            self.full |= not number and not difference
+        if len(files) == int(self.full):
             raise TraceError(
-                f"{maps[0].path}: one full dump alone says nothing of what was written when; pass "
+                f"{files[0]}: one full dump alone says nothing of what was written when; pass "
                 "the dumps that followed (criu pre-dump --track-mem --prev-images-dir)"
             )
-        self._space = AddressSpace(page_size)
-        for each in maps:
-            self._space.see(each.page, each.count)
         self._space.close()
         self._read = 0
 
-    def write(self, writer: TraceWriter, ends: list[int], zero: int, times: str) -> ReadReport:
+    def write(self, writer: TraceWriter, epochs: Epochs) -> ReadReport:
         """Write the trace."""
         rows = {"dirty": 0, "zero": 0}
         written = 0
+        ends = epochs.ends
         instants = [0, *ends] if self.full else ends
-        for number, (end, each) in enumerate(zip(instants, self._maps, strict=True)):
-            present = (each.flags & PRESENT) != 0
-            page, count = each.page[present], each.count[present]
-            if number or not self.full:
-                rows["dirty"] += self._write(writer, end, page, count)
-                written += int(count.sum())
-            for empty in self._zeros(self._folders[number], each, page, count):
-                rows["zero"] += write_at(writer, "zero", end, self._space.page_of(empty))
+        for number, (end, file) in enumerate(zip(instants, self.files, strict=True)):
+            contents = _Contents(self._folders[number], self._page_size)
+            for each in read_pagemap(file, self._page_size):
+                present = (each.flags & PRESENT) != 0
+                page, count = each.page[present], each.count[present]
+                if number or not self.full:
+                    rows["dirty"] += self._write(writer, end, page, count)
+                    written += int(count.sum())
+                for empty in contents.zeros(each, page, count):
+                    rows["zero"] += write_at(writer, "zero", end, self._space.page_of(empty))
+            self._bytes += contents.bytes
+            self._read += contents.there
             if self._progress is not None:
-                self._progress(number + 1, len(self._maps))
+                self._progress(number + 1, len(self.files))
         rows["epochs"] = write_epochs(writer, np.array(ends, np.int64))
         notes = [
             self._space.note(),
@@ -140,14 +145,14 @@ class _Job:
                 "the first dump's parent is not here: its epoch is taken as "
                 f"{milliseconds(ends[0])} long"
             )
-        if self._read < len(self._maps):
-            notes.append(f"{len(self._maps) - self._read} dumps without pages-ID.img: zero pages "
+        if self._read < len(self.files):
+            notes.append(f"{len(self.files) - self._read} dumps without pages-ID.img: zero pages "
                          "in them are unknown")  # fmt: skip
         source: dict[str, Any] = {
             "recorder": "criu",
-            "dumps": len(self._maps),
-            "times": times,
-            "clock_zero_ns": zero,
+            "dumps": len(self.files),
+            "times": epochs.times,
+            "clock_zero_ns": epochs.zero,
             "notes": notes,
         }
         meta = Meta(
@@ -160,14 +165,11 @@ class _Job:
             clock="host",
         )
         writer.finish(meta)
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path,
+            meta,
             rows=rows,
-            read={"dumps": len(self._maps), "pages dirtied": written},
+            read={"dumps": len(self.files), "pages dirtied": written},
             bytes_read=self._bytes,
             notes=tuple(notes),
         )
@@ -178,21 +180,32 @@ class _Job:
         )
         return len(page)
 
-    def _zeros(self, folder: Path, each: PageMap, page: Int64s, count: Int64s) -> Iterator[Int64s]:
-        """Yield the virtual pages of a dump that are zeros; none where contents are not there."""
+
+class _Contents:
+    """Which pages of a dump are zeros, by its `pages-ID.img`; none where that is not there."""
+
+    def __init__(self, folder: Path, page_size: int):
+        self._folder, self._page_size = folder, page_size
+        self._at = 0
+        self.bytes = 0
+        self.there = False
+
+    def zeros(self, each: PageMap, page: Int64s, count: Int64s) -> Iterator[Int64s]:
+        """Yield the virtual pages that are zeros among the next ones that are present."""
         size, pages = self._page_size, int(count.sum())
-        file = folder / f"pages-{each.pages_id}.img"
-        if not file.is_file():
+        file = self._folder / f"pages-{each.pages_id}.img"
+        start, self._at = self._at, self._at + pages * size
+        self.there = file.is_file()
+        if not self.there:
             return
-        if (found := file.stat().st_size) < pages * size:
+        if (found := file.stat().st_size) < self._at:
             raise TraceError(
-                f"{file}: {found} bytes, {each.path} says {pages * size}; it was cut short"
+                f"{file}: {found} bytes, {each.path} says {self._at} or more; it was cut short"
             )
-        self._read += 1
         ends = np.cumsum(count)
         with file.open("rb") as opened:
-            for offset, zero in read_pages(opened.fileno(), 0, pages * size, size):
-                place = offset // size + np.flatnonzero(zero)
+            for offset, zero in read_pages(opened.fileno(), start, self._at, size):
+                place = (offset - start) // size + np.flatnonzero(zero)
                 entry = np.searchsorted(ends, place, side="right")
-                self._bytes += len(zero) * size
+                self.bytes += len(zero) * size
                 yield page[entry] + place - (ends - count)[entry]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,28 +14,31 @@ from tracer.errors import TraceError, UsageError
 #: `interval`: the epochs are equally long.
 Times = Literal["names", "mtimes", "interval"]
 
+#: What a name says of the slot of KVM's memory that a file is of.
+SLOT = re.compile(r"(?<![a-z])slot[-_.]?(\d+)", re.IGNORECASE)
 _NUMBERS = re.compile(r"(\d+)")
 _COMPRESSED = (".gz", ".zst")
 
 
-def find_files(paths: Sequence[str | Path], pattern: str = "*") -> list[Path]:
+def find_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the files at `paths`, those in folders in the order of the numbers in their names.
 
-    Files that are named one by one keep their order. Raises TraceError where one is missing or a
-    folder has no file that fits `pattern`.
+    Files that are named one by one keep their order. Raises TraceError where one is missing or
+    cannot be looked at, and for a folder without files.
     """
     found: list[Path] = []
-    for text in paths:
-        path = Path(text)
-        if path.is_dir():
-            inside = [f for f in path.glob(pattern) if f.is_file() and not f.name.startswith(".")]
-            if not inside:
-                raise TraceError(f"{path}: holds no file {pattern}; nothing to import")
-            found += sorted(inside, key=natural)
-        elif path.exists():
-            found.append(path)
-        else:
+    for path in map(Path, paths):
+        try:
+            folder, there = path.is_dir(), path.exists()
+            inside = [f for f in path.glob("*") if f.is_file()] if folder else [path]
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be opened ({error.strerror})") from None
+        inside = [file for file in inside if not folder or not file.name.startswith(".")]
+        if not inside:
+            raise TraceError(f"{path}: holds no file; nothing to import")
+        if not there:
             raise TraceError(f"{path}: does not exist")
+        found += sorted(inside, key=natural) if folder else inside
     if not found:
         raise UsageError("nothing to import: pass the files, or a folder that holds them")
     return found
@@ -47,14 +51,54 @@ def natural(path: Path) -> tuple[object, ...]:
 
 
 def number_in(path: Path) -> int:
-    """Return the last number in a file's name; raises TraceError where there is none."""
-    name = path.name
+    """Return the last number in a file's name that is no slot's; raises TraceError for none."""
+    name = SLOT.sub("", path.name)
     for suffix in _COMPRESSED:
         name = name.removesuffix(suffix)
     numbers = _NUMBERS.findall(name)
     if not numbers:
         raise TraceError(f"{path}: no number in its name to take for a time (--times interval)")
     return int(numbers[-1])
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """When epochs ended, in ns since the trace's start; `zero` is that on the files' clock.
+
+    guessed: whether nothing but the second epoch's length tells when the first began.
+    """
+
+    ends: list[int]
+    zero: int
+    times: Times
+    guessed: bool
+
+
+def epochs_of(
+    files: Sequence[Path],
+    times: Times | None,
+    *,
+    unit_ns: int = 10**9,
+    interval_ns: int | None = None,
+    before: Path | None = None,
+) -> Epochs:
+    """Return the epochs of files; by their mtimes where neither `times` nor an interval is given.
+
+    before: a file of the moment at which the first epoch began. Raises UsageError and TraceError as
+    `epoch_ends` does, and UsageError where the first epoch's length is not known.
+    """
+    times = times or ("interval" if interval_ns is not None else "mtimes")
+    if times == "interval":
+        return Epochs(epoch_ends(files, times, interval_ns=interval_ns), 0, times, False)
+    stamped = [*([] if before is None else [before]), *files]
+    ends = epoch_ends(stamped, times, unit_ns=unit_ns)
+    if before is not None:
+        zero = ends.pop(0)
+    elif interval_ns is None and len(ends) < 2:
+        raise UsageError("one file alone does not tell how long its epoch was: pass --interval")
+    else:
+        zero = ends[0] - (interval_ns if interval_ns is not None else ends[1] - ends[0])
+    return Epochs([end - zero for end in ends], zero, times, before is None)
 
 
 def epoch_ends(
@@ -80,13 +124,3 @@ def epoch_ends(
                 f"{files[index - 1]}; pass the files in order, or --interval"
             )
     return ends
-
-
-def start_before(ends: Sequence[int], interval_ns: int | None) -> int:
-    """Return when the first epoch began: as long before its end as the interval, or the second's.
-
-    Raises UsageError where neither is known.
-    """
-    if interval_ns is None and len(ends) < 2:
-        raise UsageError("one file alone does not tell how long its epoch was: pass --interval")
-    return ends[0] - (interval_ns if interval_ns is not None else ends[1] - ends[0])

@@ -1,8 +1,13 @@
 """Firecracker's diff snapshots: sparse memory files that hold the pages dirtied since the last.
 
-A memory file is all of the guest's RAM, region after region without the hole below 4 GiB
-(vmm/src/vstate/memory.rs); a diff leaves holes where nothing changed. Which parts are data is asked
-with SEEK_DATA and SEEK_HOLE, so a copy must have kept the holes (cp --sparse=always makes new ones
+A memory file is all of the guest's RAM, region after region without the holes between them
+(vmm/src/vstate/memory.rs): on x86-64 all RAM beyond 3 GiB begins at 4 GiB, on aarch64 RAM begins at
+2 GiB (arch_memory_regions). Which regions there are also stands in the vmstate file, whose layout
+changes with every version; it is not read. A trace's pages are the file's, and its source says
+which guest frames these are.
+
+A diff leaves holes where nothing changed. Which parts are data is asked with SEEK_DATA and
+SEEK_HOLE, so a copy must have kept the holes (cp --sparse=always makes new ones
 of zeros and loses dirty zero pages; use --sparse=auto, tar -S, rsync -S with care). A full snapshot
 before them gives the contents at the start.
 """
@@ -12,21 +17,37 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tracer.errors import TraceError, UsageError
 from tracer.format import Meta
 from tracer.readers.contents_of import read_pages
-from tracer.readers.epoch_files import Times, epoch_ends, find_files, start_before
+from tracer.readers.epoch_files import Epochs, Times, epochs_of, find_files
 from tracer.readers.ram_map import Extent, RamMap, extents_of
 from tracer.readers.report import ReadReport, milliseconds
 from tracer.readers.rows_out import batched, write_epochs, write_pages
 from tracer.readers.streams import Progress
 from tracer.rows import Int64s
 from tracer.writer import Compression, TraceWriter
+
+Arch = Literal["x86_64", "aarch64"]
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Hole:
+    """Bytes of a file up to `offset` are guest addresses `first` higher, those behind `then`."""
+
+    offset: int
+    first: int
+    then: int
+
+
+_HOLES = {"x86_64": _Hole(3 * _GIB, 0, _GIB), "aarch64": _Hole(0, 2 * _GIB, 2 * _GIB)}
 
 
 def import_firecracker(
@@ -38,6 +59,7 @@ def import_firecracker(
     unit_ns: int = 10**9,
     interval_ns: int | None = None,
     blocks: Iterable[str] = (),
+    arch: Arch = "x86_64",
     page_size: int = 4096,
     force: bool = False,
     compression: Compression = "zstd",
@@ -47,7 +69,8 @@ def import_firecracker(
 
     `base` is the full snapshot before them: it is time zero and says what was zero then. `times`,
     `unit_ns` and `interval_ns` as for bitmaps. `blocks` names parts of the file, as
-    `NAME:FIRST_PAGE:PAGES` of it; they must hold all of it.
+    `NAME:FIRST_PAGE:PAGES` of it; they must hold all of it. `arch` says which guest frames the
+    file's pages are, for whoever puts a free list to the trace.
 
     Raises UsageError for options that do not fit, TraceError with the file for one that is missing,
     empty, no whole number of pages, of another size than the others or without any hole.
@@ -57,15 +80,10 @@ def import_firecracker(
     given = extents_of(blocks, "--block", page_size)
     job = _Job(files, full, page_size, progress)
     job.place(given)
-    times = times or ("interval" if interval_ns is not None else "mtimes")
-    stamped = [*([full] if full is not None else []), *files]
-    if times == "interval":
-        ends, zero = epoch_ends(files, times, interval_ns=interval_ns), 0
-    else:
-        ends = epoch_ends(stamped, times, unit_ns=unit_ns)
-        zero = ends.pop(0) if full is not None else start_before(ends, interval_ns)
+    job.frames = guest_frames(given or [Extent("ram", 0, job.pages)], arch, page_size)
+    epochs = epochs_of(files, times, unit_ns=unit_ns, interval_ns=interval_ns, before=full)
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
-        return job.write(writer, [end - zero for end in ends], zero, times)
+        return job.write(writer, epochs)
 
 
 class _Job:
@@ -76,6 +94,7 @@ class _Job:
         self._progress = progress
         self.notes: list[str] = []
         self._bytes = self._done = 0
+        self.frames: list[Extent] = []
         sizes = {file: file.stat().st_size for file in [*([base] if base else []), *files]}
         self._size = sizes[files[0]]
         for file, size in sizes.items():
@@ -90,9 +109,14 @@ class _Job:
                     "guest are of one size"
                 )
 
+    @property
+    def pages(self) -> int:
+        """The pages of a memory file."""
+        return self._size // self._page_size
+
     def place(self, given: list[Extent]) -> None:
         """Decide what the file's pages are called."""
-        pages = self._size // self._page_size
+        pages = self.pages
         self._map = RamMap(given or [Extent("ram", 0, pages)])
         if self._map.pages != pages or self._map.page_of(np.array([0, pages - 1])).min() < 0:
             raise UsageError(
@@ -100,7 +124,7 @@ class _Job:
                 "must hold all of it, from its page 0 on"
             )
 
-    def write(self, writer: TraceWriter, ends: list[int], zero: int, times: str) -> ReadReport:
+    def write(self, writer: TraceWriter, epochs: Epochs) -> ReadReport:
         """Write the trace."""
         rows = {"dirty": 0, "zero": 0}
         written = zeros = 0
@@ -108,37 +132,34 @@ class _Job:
             for (pages,) in batched((some,) for some in self._zeros_of_all(self._base)):
                 rows["zero"] += self._write(writer, "zero", 0, pages)
                 zeros += len(pages)
-        for end, file in zip(ends, self._files, strict=True):
+        for end, file in zip(epochs.ends, self._files, strict=True):
             for dirty, zero_pages in batched(self._changed(file)):
                 rows["dirty"] += self._write(writer, "dirty", end, dirty)
                 rows["zero"] += self._write(writer, "zero", end, zero_pages)
                 written += len(dirty)
-        rows["epochs"] = write_epochs(writer, np.array(ends, np.int64))
-        self._note(written, ends[0])
+        rows["epochs"] = write_epochs(writer, np.array(epochs.ends, np.int64))
+        self._note(written, epochs.ends[0])
         source: dict[str, Any] = {
             "recorder": "firecracker-diff-snapshots",
             "files": len(self._files),
             "base": self._base is not None,
-            "times": times,
-            "clock_zero_ns": zero,
+            "times": epochs.times,
+            "clock_zero_ns": epochs.zero,
+            "frames": [f"{e.name}:{e.first:#x}:{e.pages}" for e in self.frames],
             "notes": self.notes,
         }
         meta = Meta(
             page_size=self._page_size,
             pages=self._map.pages,
-            duration_ns=ends[-1],
+            duration_ns=epochs.ends[-1],
             blocks=self._map.blocks,
             resolution="epoch",
             source=source,
             clock="host",
         )
         writer.finish(meta)
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path, meta,
             rows=rows,
             read={"files": len(self._files), "pages dirtied": written,
                   "zero pages at the start": zeros},
@@ -205,6 +226,22 @@ class _Job:
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, len(self._files))
+
+
+def guest_frames(extents: Sequence[Extent], arch: Arch, page_size: int) -> list[Extent]:
+    """Return parts of a memory file, whose `first` is a page of it, as parts of guest memory."""
+    hole, frames = _HOLES[arch], []
+    cut = hole.offset // page_size
+    for extent in extents:
+        low = max(min(cut - extent.first, extent.pages), 0)
+        parts = (
+            (extent.first, low, hole.first),
+            (extent.first + low, extent.pages - low, hole.then),
+        )
+        for first, pages, shift in parts:
+            if pages:
+                frames.append(Extent(extent.name, first + shift // page_size, pages))
+    return frames
 
 
 def extents_with_data(file: int, path: Path, size: int) -> Iterator[tuple[int, int]]:

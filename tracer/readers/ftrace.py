@@ -21,10 +21,20 @@ from typing import Any
 import numpy as np
 
 from tracer.errors import TraceError, UsageError
-from tracer.format import MAX_PAGES, Meta
+from tracer.format import Meta
 from tracer.readers.kernel_lines import ALLOC, FAILED, FREE, PROBE, PUSH, RESET, SYNC
+from tracer.readers.kernel_tasks import Tasks
 from tracer.readers.kernel_text import KernelText, read_kernel_text
-from tracer.readers.ram_map import Extent, FrameRange, RamMap, extents_of, whole_mib
+from tracer.readers.ram_map import (
+    Extent,
+    FrameRange,
+    RamMap,
+    extents_of,
+    laid_out,
+    ram_of,
+    slots_of,
+    whole_mib,
+)
 from tracer.readers.report import ReadReport, milliseconds
 from tracer.readers.rows_out import write_epochs, write_pages
 from tracer.readers.spool import Records, Spool
@@ -45,6 +55,7 @@ def import_ftrace(
     out: str | Path,
     slots: Iterable[str] = (),
     blocks: Iterable[str] = (),
+    pids: Iterable[int] = (),
     page_size: int = 4096,
     force: bool = False,
     compression: Compression = "zstd",
@@ -55,22 +66,24 @@ def import_ftrace(
     `slots` are memory slots as `ID:FIRST_FRAME:PAGES`, `blocks` the guest's RAM as
     `NAME:FIRST_FRAME:PAGES`. Without blocks the slots are the blocks; without slots each slot seen
     is a block, up to the highest page seen, rounded up to 1 MiB; a probe names frames, not slots
-    (see `FrameRange.guess`).
+    (see `FrameRange.guess`). `pids` are the processes, or threads, whose events are read: a host
+    may run several guests.
 
-    Raises UsageError for slots and blocks that do not fit, TraceError with file and line for a text
+    Raises UsageError for slots and blocks that do not fit, and for events of several guests or of
+    none that is wanted, TraceError with file and line for a text
     that is none, is garbled, out of order or names pages outside; nothing is left at `out` then.
     """
     source = Path(path)
-    given = _Given(
-        extents_of(slots, "--slot", page_size), extents_of(blocks, "--block", page_size), page_size
-    )
+    given = _Given(slots_of(slots, page_size), extents_of(blocks, "--block", page_size), page_size)
     with (
         TraceWriter(Path(out), compression=compression, force=force) as writer,
         Spool(str(source)) as spool,
     ):
+        tasks = Tasks(tuple(pids))
         text = read_kernel_text(
-            source, spool, progress, wanted=(PUSH, RESET, PROBE, SYNC), look=given.look
+            source, spool, progress, wanted=(PUSH, RESET, PROBE, SYNC), look=given.look, tasks=tasks
         )
+        tasks.check(source, text.left_out, int(text.counts[PUSH] + text.counts[PROBE]))
         ring = bool(text.counts[PUSH])
         if not ring and not text.counts[PROBE]:
             raise TraceError(
@@ -78,6 +91,7 @@ def import_ftrace(
                 "mark_page_dirty_in_slot" + _instead(text)
             )
         job = _Job(text, spool, given, ring)
+        job.notes += tasks.notes()
         return job.write(writer)
 
 
@@ -96,17 +110,11 @@ class _Given:
     blocks: list[Extent]
     page_size: int
     seen: dict[int, int] = field(default_factory=dict)
+    #: Whether nothing says which guest frames the slots are.
+    laid_out: bool = False
 
     def __post_init__(self) -> None:
         self.frames = FrameRange(self.page_size)
-        for slot in self.slots:
-            if not slot.name.isdecimal():
-                raise UsageError(
-                    f"--slot: {slot.name!r} is no slot's number; as in 0:0x100000:1GiB"
-                )
-        names = [slot.name for slot in self.slots]
-        if len(set(names)) < len(names):
-            raise UsageError("--slot: a slot is given twice")
 
     def look(self, events: Records) -> None:
         """Remember how far the slots and frames go."""
@@ -121,12 +129,10 @@ class _Given:
         if not self.slots:
             if self.blocks:
                 raise UsageError("--block names frames, a dirty ring slots: pass --slot too")
-            at = 0
-            for slot, pages in sorted(self.seen.items()):
-                self.slots.append(Extent(str(slot), at, whole_mib(pages, self.page_size)))
-                at += self.slots[-1].pages
-            if at > MAX_PAGES:
-                raise TraceError(f"offsets of {at} pages were seen; no guest has that much RAM")
+            self.laid_out = True
+            self.slots = laid_out(
+                {slot: whole_mib(pages, self.page_size) for slot, pages in self.seen.items()}
+            )
             notes.append(
                 "each memory slot is a block, as large as the highest page seen in it, rounded up "
                 "to 1 MiB (--slot says otherwise)"
@@ -136,9 +142,7 @@ class _Given:
                     "slots from 65536 on are of address space 1 (SMM), which shows the same memory "
                     "again: pass --slot for them and --block for the memory"
                 )
-        if self.blocks:
-            return RamMap(self.blocks)
-        return RamMap([Extent(f"slot {s.name}", s.first, s.pages) for s in self.slots])
+        return ram_of(self.slots, self.blocks)
 
     def frame_map(self, notes: list[str]) -> RamMap:
         """Return the map of a probe's frames."""
@@ -175,12 +179,8 @@ class _Job:
         meta = self._meta(len(t))
         writer.finish(meta)
         text = self._text
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path, meta,
             rows=rows,
             read={"lines": text.lines, "pages dirtied": int(text.counts[dirty]),
                   "harvests": int(text.counts[harvest])},
@@ -229,8 +229,10 @@ class _Job:
             "time_zero": "one tick before the first event",
             "clock_zero_ns": self._zero,
             "slots": [f"{s.name}:{s.first:#x}:{s.pages}" for s in self._given.slots],
-            "frames": [f"{e.name}:{e.first:#x}:{e.pages}" for e in self._map.extents],
         }
+        if not self._given.laid_out:
+            frames = [f"{e.name}:{e.first:#x}:{e.pages}" for e in self._map.extents]
+            source["frames"] = frames
         if self.notes:
             source["notes"] = list(self.notes)
         return Meta(
@@ -268,5 +270,6 @@ def passed_over(text: KernelText, *used: int) -> dict[str, int]:
              FAILED: "failed allocations"}  # fmt: skip
     rest = {name: int(text.counts[kind]) for kind, name in names.items() if kind not in used}
     rest |= dict(text.unknown.most_common())
+    rest["events of other pids"] = text.left_out
     rest["lines that are no events"] = text.other_text
     return {name: count for name, count in rest.items() if count}

@@ -17,6 +17,7 @@ from tracer.readers.spool import RECORD
 
 if TYPE_CHECKING:
     from tracer.readers.spool import Records
+    from tracer.rows import Int64s
 
 #: What a line is (see `tracer.readers.digits` on why these never change meaning).
 #:   TEXT without an event's time; NOTHING empty or a comment; GARBLED an event of ours that
@@ -37,30 +38,36 @@ _PROBE, _SYNC = _word(b"mark_page_dirty_in_slot"), _word(b"kvm_arch_sync_dirty_l
 _RETURN = _word(b"return")
 _SLOT, _OFFSET = _word(b" slot "), _word(b" offset 0x")
 _DIRTY, _RESET_AT = _word(b" dirty 0x"), _word(b" reset 0x")
+_RING = _word(b" ring ")
 _PFN, _ORDER, _GFN = _word(b" pfn="), _word(b" order="), _word(b"gfn=")
 
 _NEWLINE, _CARRIAGE, _SPACE, _HASH, _DOT, _COLON, _CALL = 10, 13, 32, 35, 46, 58, 40
+_RIGHT, _OPEN, _CLOSE, _SLASH = 41, 91, 93, 47
 _LARGEST_ORDER = 24
 _SECONDS = 1 << 33
 
 
-def parse_lines(chunk: bytes, first_line: int) -> tuple[Records, int]:
-    """Return one record for each line of `chunk`, and the most digits a time's fraction has.
+def parse_lines(chunk: bytes, first_line: int) -> tuple[Records, Int64s, int]:
+    """Return one record for each line of `chunk`, whose it is, and the digits of a time's fraction.
 
     Records are as in `tracer.readers.spool.RECORD`, t in ns; lines count from `first_line`. A
     TEXT, GARBLED or ELSE line has its place in `chunk` in a and its length in b; ELSE's are those
-    of the event's name, and its t is the name's hash. The chunk's last byte is a newline.
+    of the event's name, and its t is the name's hash. Whose: int64 (3, lines), process, thread
+    and a PUSH's ring, -1 where they are not said; of ELSE, ALLOC and FREE they are not looked for.
+    The chunk's last byte is a newline.
     """
     records = np.zeros(chunk.count(b"\n"), RECORD)
     records["line"] = first_line + np.arange(len(records))
+    who = np.full((3, len(records)), -1, np.int64)
     digits = _parse(
-        np.frombuffer(chunk, np.uint8), records["t"], records["a"], records["b"], records["kind"]
-    )
-    return records, int(digits)
+        np.frombuffer(chunk, np.uint8), records["t"], records["a"], records["b"], records["kind"],
+        who,
+    )  # fmt: skip
+    return records, who, int(digits)
 
 
 @njit(cache=True, nogil=True)
-def _parse(data, t, a, b, kind):  # type: ignore[no-untyped-def]
+def _parse(data, t, a, b, kind, who):  # type: ignore[no-untyped-def]
     start, digits = 0, 0
     for line in range(len(t)):
         stop = start
@@ -71,15 +78,21 @@ def _parse(data, t, a, b, kind):  # type: ignore[no-untyped-def]
         if start == end or data[start] == _HASH:
             kind[line] = NOTHING
         else:
-            ns, fraction, name, close, body = _event(data, start, end)
+            ns, fraction, first, name, close, body = _event(data, start, end)
             if ns >= 0:
-                what, first, second = _fields(data, name, close, body, end)
+                what, one, other = _fields(data, name, close, body, end)
                 t[line], kind[line] = ns, what
+                if what in (PUSH, RESET, PROBE, SYNC):
+                    who[0, line], who[1, line] = _task(data, start, first)
+                if what == PUSH:
+                    ring = find(data, body, end, _RING)
+                    if ring >= 0:
+                        _, who[2, line], _ = decimal(data, ring, end)
                 digits = max(digits, fraction)
                 if what == ELSE:
                     t[line], a[line], b[line] = _hash(data, name, close), name, close - name
                 elif what != GARBLED:
-                    a[line], b[line] = first, second
+                    a[line], b[line] = one, other
         start = stop + 1
     return digits
 
@@ -95,7 +108,7 @@ def _hash(data, at, end):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _event(data, start, end):  # type: ignore[no-untyped-def]
-    """Return ns, digits of its fraction, where the name begins and ends, where fields begin.
+    """Return ns, digits of its fraction, where the time, the name and the fields begin (and end).
 
     The first time that a name with a colon follows is the event's, since a task may be called
     anything; ns is -1 where there is none.
@@ -118,8 +131,45 @@ def _event(data, start, end):  # type: ignore[no-untyped-def]
         name, close, body = _name(data, after + 1, end)
         if name >= 0:
             scale = 1000 if width == 6 else 1
-            return seconds * 1_000_000_000 + fraction * scale, width, name, close, body
-    return -1, 0, 0, 0, 0
+            return seconds * 1_000_000_000 + fraction * scale, width, first, name, close, body
+    return -1, 0, 0, 0, 0, 0
+
+
+@njit(cache=True, nogil=True)
+def _before(data, start, at):  # type: ignore[no-untyped-def]
+    """Return where digits that end before `at` begin, and their value; (at, -1) for none."""
+    first = at
+    while first > start and 48 <= data[first - 1] <= 57:
+        first -= 1
+    _, value, good = decimal(data, first, at)
+    return first, (value if good else -1)
+
+
+@njit(cache=True, nogil=True)
+def _task(data, start, at):  # type: ignore[no-untyped-def]
+    """Return process and thread of an event whose time begins at `at`, -1 where they are not said.
+
+    Before the time stands `TASK-TID [(TGID)] [CPU]`, perf's `TASK TID [CPU]` or `TASK PID/TID
+    [CPU]`; flags may follow the CPU.
+    """
+    at -= 1
+    while at > start and data[at] != _CLOSE:
+        at -= 1
+    while at > start and data[at] != _OPEN:
+        at -= 1
+    while at > start and data[at - 1] == _SPACE:
+        at -= 1
+    process = -1
+    if at > start and data[at - 1] == _RIGHT:
+        _, process = _before(data, start, at - 1)
+        while at > start and data[at] != _CALL:
+            at -= 1
+        while at > start and data[at - 1] == _SPACE:
+            at -= 1
+    at, thread = _before(data, start, at)
+    if thread >= 0 and at > start and data[at - 1] == _SLASH:
+        _, process = _before(data, start, at - 1)
+    return process, thread
 
 
 @njit(cache=True, nogil=True)

@@ -21,8 +21,10 @@ from tracer.readers.kernel_lines import (
     TEXT,
     parse_lines,
 )
+from tracer.readers.kernel_tasks import Tasks
 from tracer.readers.spool import Records, Spool
 from tracer.readers.streams import Progress, read_lines
+from tracer.rows import Int64s
 
 #: What tracers say of events that they dropped.
 _LOST = re.compile(r"\[(?:LOST )?(\d+) EVENTS(?: DROPPED)?\]|^Lost (\d+) events$", re.IGNORECASE)
@@ -40,7 +42,8 @@ class KernelText:
     """What a tracer's text holds, apart from its events, which are in a `Spool`.
 
     counts: events by kind (`kernel_lines`); digits: of the finest time's fraction, 6 or 9; lost:
-    events that the tracer dropped; unknown: other events by name; text: lines that are none.
+    events that the tracer dropped; left_out: events of others' tasks, which are not in counts;
+    unknown: other events by name; text: lines that are none.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class KernelText:
     digits: int = 0
     lost: int = 0
     other_text: int = 0
+    left_out: int = 0
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(KINDS, np.int64))
     unknown: Counter[str] = field(default_factory=Counter)
     cuts: list[str] = field(default_factory=list)
@@ -56,7 +60,7 @@ class KernelText:
     @property
     def events(self) -> int:
         """All events, of whatever kind."""
-        return int(self.counts[ELSE:].sum())
+        return int(self.counts[ELSE:].sum()) + self.left_out
 
 
 def read_kernel_text(
@@ -67,16 +71,18 @@ def read_kernel_text(
     wanted: tuple[int, ...],
     look: Callable[[Records], None] | None = None,
     aside: Aside | None = None,
+    tasks: Tasks | None = None,
 ) -> KernelText:
     """Read the events of `wanted` kinds into `spool`; plain, gzip or zstd, `-` is standard input.
 
     `look` sees each chunk's events as they come; `aside(line, text)` takes lines that are no
-    events. Other events are counted, and so is what tracers say between them. Raises TraceError
-    with file and line for an event of ours that cannot be read, and where none is in the file.
+    events; `tasks` says whose events are read. Other events are counted, and so is what tracers say
+    between them. Raises TraceError with file and line for an event of ours that cannot be read, and
+    where none is in the file.
     """
     text = KernelText(path)
     for chunk in read_lines(path, text.cuts, progress):
-        records, digits = parse_lines(chunk, text.lines + 1)
+        records, who, digits = parse_lines(chunk, text.lines + 1)
         text.digits = max(text.digits, digits)
         kind = records["kind"]
         for index in np.flatnonzero((kind < PUSH) & (kind != ELSE)).tolist():
@@ -85,7 +91,13 @@ def read_kernel_text(
         text.lines += len(records)
         text.bytes_read += len(chunk)
         text.counts += np.bincount(kind, minlength=KINDS)
-        events = records[np.isin(kind, wanted)]
+        chosen = np.flatnonzero(np.isin(kind, wanted))
+        if tasks is not None and len(chosen):
+            tasked = tasks.choose(records[chosen], who[:, chosen], _lines(chunk, chosen))
+            text.left_out += int(np.count_nonzero(~tasked))
+            text.counts -= np.bincount(kind[chosen[~tasked]], minlength=KINDS)
+            chosen = chosen[tasked]
+        events = records[chosen]
         if look is not None:
             look(events)
         spool.add(events)
@@ -97,6 +109,13 @@ def read_kernel_text(
     if not text.events:
         raise _foreign(path)
     return text
+
+
+def _lines(chunk: bytes, chosen: Int64s) -> Callable[[int], str]:
+    """Return what gives the text of the chosen lines of a chunk."""
+    return lambda at: chunk.split(b"\n", int(chosen[at]) + 1)[int(chosen[at])].decode(
+        errors="replace"
+    )
 
 
 def _count_others(text: KernelText, chunk: bytes, others: Records) -> None:

@@ -133,6 +133,10 @@ class _Job:
         return pages * self._page_size
 
     def _place_in(self, meta: Meta, given: list[Extent]) -> None:
+        frames = meta.source.get("frames")
+        if not given and isinstance(frames, list) and frames:
+            given = extents_of(map(str, frames), "--block", self._page_size)
+            self.notes.append("guest frames taken as the trace of dirty pages says them")
         if not given:
             block = meta.blocks[0]
             low = pc_below_4g(self._ram(block.pages)) // self._page_size
@@ -215,12 +219,8 @@ class _Job:
             rows |= self._take_over(writer, self._base)
         writer.finish(meta, None if self._base is None else self._base.migration)
         text = self._text
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path, meta,
             rows=rows,
             read={"lines": text.lines, "allocations": int(text.counts[ALLOC]),
                   "frees": int(text.counts[FREE])},

@@ -150,12 +150,8 @@ class _Job:
             clock="instructions",
         )
         writer.finish(meta)
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path, meta,
             rows={"dirty": rows},
             read={"lines": self._lines, "instructions": counts[_INSTRUCTIONS],
                   "stores": counts[_STORES], "loads": counts[_LOADS]},

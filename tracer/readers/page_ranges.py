@@ -9,7 +9,7 @@ range without categories counts as written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,12 @@ from tracer.errors import TraceError
 from tracer.format import Meta
 from tracer.readers.address_space import AddressSpace
 from tracer.readers.digits import decimal, find, hexadecimal, is_at, number
-from tracer.readers.epoch_files import Times, epoch_ends, find_files, start_before
+from tracer.readers.epoch_files import Times, epochs_of, find_files
 from tracer.readers.report import ReadReport
 from tracer.readers.rows_out import write_epochs
 from tracer.readers.spool import RECORD, Records, Spool
 from tracer.readers.streams import Progress, read_blocks, read_lines
-from tracer.rows import Int64s
+from tracer.rows import NO_TIMES, Int64s
 from tracer.writer import Compression, TraceWriter
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def import_page_ranges(
         if len(files) == 1 and _is_text(files[0]):
             zero = job.read_text(spool, interval_ns)
         else:
-            times = times or ("interval" if interval_ns is not None else "mtimes")
-            ends = epoch_ends(files, times, unit_ns=unit_ns, interval_ns=interval_ns)
-            zero = 0 if times == "interval" else start_before(ends, interval_ns)
-            job.read_regions(spool, ends)
+            job.need_regions(files[0])
+            epochs = epochs_of(files, times, unit_ns=unit_ns, interval_ns=interval_ns)
+            zero = epochs.zero
+            job.read_regions(spool, [zero + end for end in epochs.ends])
         return job.write(writer, spool, zero)
 
 
@@ -128,50 +128,76 @@ class _Job:
             records = records[:rows]
             if first is None and rows:
                 first = int(records["t"][0])
+            if first is not None and np.any(records["t"] < first):
+                raise TraceError(
+                    f"{path}: up to line {self._lines} there is a time before that of the first "
+                    "line; scans follow each other"
+                )
             if interval_ns is None:
                 records = records[records["t"] > first] if rows else records
             self._add(spool, records, records["t"])
         spool.finish()
         if first is None:
             raise TraceError(f"{path}: {self._lines} lines and no range among them")
+        if interval_ns is None and not spool.events:
+            raise TraceError(
+                f"{path}: all ranges are of one scan, and since when they were written is not "
+                "known; pass --interval, or scan again"
+            )
         if interval_ns is None:
             self.notes.append("the first scan is time zero; since when its pages were written is "
                               "not known, and they are left out (--interval)")  # fmt: skip
         return first - (interval_ns or 0)
 
-    def read_regions(self, spool: Spool, ends: list[int]) -> None:
-        """Read binary files, whose epochs ended at `ends`."""
-        size = self._page_size
-        for done, (path, end) in enumerate(zip(self._files, ends, strict=True), 1):
-            data = b"".join(read_blocks(path, self._cuts, None))
-            if self._cuts or len(data) % _REGION:
-                raise TraceError(
-                    f"{path}: {len(data)} bytes, no whole number of regions of {_REGION} bytes; "
-                    "it was cut short, or is something else"
-                )
-            table = np.frombuffer(data, "<i8").reshape(-1, 3)
-            start, stop, categories = table.T
+    def need_regions(self, path: Path) -> None:
+        """Raise TraceError where a file does not begin with regions."""
+        for _ in self._regions(path):
+            return
+
+    def _regions(self, path: Path) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield a file's start, end and categories, int64 (n, 3); raises TraceError for others."""
+        size, rest, at = self._page_size, b"", 0
+        for block in read_blocks(path, self._cuts, None):
+            data = rest + block
+            whole = len(data) // _REGION * _REGION
+            table, rest = np.frombuffer(data[:whole], "<i8").reshape(-1, 3), data[whole:]
+            start, stop, _ = table.T
             bad = np.flatnonzero((start < 0) | (stop <= start) | (start % size) | (stop % size))
             if len(bad):
                 raise TraceError(
-                    f"{path}, byte {int(bad[0]) * _REGION}: {int(start[bad[0]]):#x}-"
+                    f"{path}, byte {at + int(bad[0]) * _REGION}: {int(start[bad[0]]):#x}-"
                     f"{int(stop[bad[0]]):#x} is no range of whole pages of {size} bytes"
                 )
-            records = np.zeros(len(table), RECORD)
-            records["t"], records["a"] = end, start // size
-            pages = (stop - start) // size
-            if np.any(pages >= 1 << 32):
-                raise TraceError(f"{path}: a range of more than 2^32 pages; this is no page_region")
-            records["line"] = pages
-            written = (categories & (_WRITTEN | _SOFT_DIRTY)) != 0
-            records["kind"] = np.where(written | (categories == 0), _DIRTY_ROW, _OTHER_ROW)
-            zero = written & ((categories & _ZERO) != 0)
-            records["kind"][zero] = _ZERO_ROW
-            self._bytes += len(data)
-            self._add(spool, records, np.array([end]))
+            if np.any(stop - start >= size << 32):
+                raise TraceError(f"{path}: a range of more than 2^32 pages; no page_region")
+            at += whole
+            yield table
+        if rest or self._cuts:
+            raise TraceError(
+                f"{path}: {at + len(rest)} bytes, no whole number of regions of {_REGION} bytes; "
+                "it was cut short, or is something else"
+            )
+
+    def read_regions(self, spool: Spool, ends: list[int]) -> None:
+        """Read binary files, whose epochs ended at `ends`."""
+        for done, (path, end) in enumerate(zip(self._files, ends, strict=True), 1):
+            self._ends.append(np.array([end]))
+            for table in self._regions(path):
+                self._add(spool, self._records(table, end), NO_TIMES)
+                self._bytes += table.nbytes
             if self._progress is not None:
                 self._progress(done, len(self._files))
         spool.finish()
+
+    def _records(self, table: npt.NDArray[np.int64], end: int) -> Records:
+        start, stop, categories = table.T
+        records = np.zeros(len(table), RECORD)
+        records["t"], records["a"] = end, start // self._page_size
+        records["line"] = (stop - start) // self._page_size
+        written = (categories & (_WRITTEN | _SOFT_DIRTY)) != 0
+        records["kind"] = np.where(written | (categories == 0), _DIRTY_ROW, _OTHER_ROW)
+        records["kind"][written & ((categories & _ZERO) != 0)] = _ZERO_ROW
+        return records
 
     def write(self, writer: TraceWriter, spool: Spool, zero: int) -> ReadReport:
         """Write the trace."""
@@ -209,12 +235,9 @@ class _Job:
         )
         writer.finish(meta)
         read = {"lines": self._lines} if self._lines else {"files": len(self._files)}
-        return ReadReport(
-            out=writer.path,
-            pages=meta.pages,
-            page_size=meta.page_size,
-            duration_ns=meta.duration_ns,
-            resolution=meta.resolution,
+        return ReadReport.of(
+            writer.path,
+            meta,
             rows=rows,
             read={**read, "scans": len(ends), "pages dirtied": pages},
             bytes_read=self._bytes,

@@ -6,7 +6,7 @@ follows from it and what stays unknown is counted in the `ImportReport`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tracer.errors import TraceError, UsageError
@@ -37,6 +37,7 @@ def import_qemu(
     progress: Progress | None = None,
     until_ns: int | None = None,
     below_4g: int | None = None,
+    slots: Sequence[str] = (),
     read: Callable[[Path, Progress | None], QemuLog] = read_qemu_log,
 ) -> ImportReport:
     """Import a recorded migration into the trace `out` and report what was found.
@@ -44,8 +45,9 @@ def import_qemu(
     `directory` holds qemu.log[.gz], freelist.log[.gz] and migrate.json (or qmp.txt); each file can
     be given alone, and only the log is required. `progress(done, total)` is called with bytes of
     the log. `until_ns` ends the trace at that guest time. `below_4g` is the guest's RAM below
-    4 GiB in bytes, where it is not what QEMU's pc or q35 machine does by itself. `read` reads the
-    log, where it is not of the log backend.
+    4 GiB in bytes, where it is not what QEMU's pc or q35 machine does by itself. `slots`
+    are KVM's memory slots as `ID:FIRST_PAGE:PAGES`, pages of the guest's RAM, for the log of a
+    dirty ring that does not name them. `read` reads the log, where it is not of the log backend.
 
     Raises UsageError for options that do not fit, TraceError with file and line for recordings
     that are missing, foreign or garbled; nothing is left at `out` then.
@@ -63,7 +65,9 @@ def import_qemu(
         samples = None if free_path is None else read_freelist(free_path)
         qemu_log = read(log_path, progress)
         try:
-            job = QemuImport(qemu_log, answers, samples, until_ns=until_ns, below_4g=below_4g)
+            job = QemuImport(
+                qemu_log, answers, samples, until_ns=until_ns, below_4g=below_4g, slots=slots
+            )
             return job.write(writer)
         finally:
             qemu_log.close()

@@ -12,7 +12,6 @@ from tracer.readers.blocks import Layout
 from tracer.readers.guest_clock import GuestClock
 from tracer.readers.qemu_lines import (
     CLEAR,
-    EVENT,
     REAP,
     RING_PAGE,
     SAVE,
@@ -21,9 +20,8 @@ from tracer.readers.qemu_lines import (
     WRITE,
 )
 from tracer.readers.qemu_log import Events, QemuLog
+from tracer.readers.ring_pages import RingPages
 from tracer.rows import Int64s
-
-_NO_EVENTS: Events = np.empty(0, EVENT)
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,18 @@ class StepReader:
     stopped, so of another run of it. The last two are left out.
     """
 
-    def __init__(self, log: QemuLog, layout: Layout, clock: GuestClock, page_size: int):
-        self._log, self._layout, self._clock = log, layout, clock
+    def __init__(
+        self,
+        log: QemuLog,
+        layout: Layout,
+        clock: GuestClock,
+        page_size: int,
+        ring: RingPages | None = None,
+    ):
+        self._layout, self._clock = layout, clock
+        self._events = log.chunks() if ring is None else iter(ring)
+        #: A ring's writes are of any block, as its slots are; others know the first alone.
+        self._known = layout.ram_pages if ring is None else layout.pages
         self._page_size = page_size
         self._base = np.array([*layout.base, 0], np.int64)
         self.straddling = 0
@@ -57,8 +65,7 @@ class StepReader:
         self.stopped = 0
 
     def __iter__(self) -> Iterator[Steps]:
-        chunks = self._log.chunks()
-        for events in fold_ring(chunks) if self._log.counts[RING_PAGE] else chunks:
+        for events in self._events:
             yield self._steps(events)
 
     def _steps(self, events: Events) -> Steps:
@@ -69,7 +76,7 @@ class StepReader:
         span = np.ones(len(events), np.int64)
         last = (events["a"][write] + events["b"][write] - 1) // self._page_size
         span[write] = last - page[write] + 1
-        outside = write & (page + span > self._layout.ram_pages)
+        outside = write & (page + span > self._known)
         outside |= (save | clear) & (page >= self._layout.pages)
         self.beyond += int(np.count_nonzero(outside))
         if self._clock.stop_us is not None:
@@ -82,33 +89,6 @@ class StepReader:
         within = np.arange(len(index)) - np.repeat(np.cumsum(span) - span, span)
         t = self._clock.guest_ns(events["t"])
         return Steps(t[index], page[index] + within, kind[index])
-
-
-def fold_ring(chunks: Iterator[Events]) -> Iterator[Events]:
-    """Replace the ring pages that lead to a reap by one write a page, at the reap.
-
-    A ring entry says only that its page was written since the last reap; the pages of one epoch
-    are written once each, in ascending order, at its end. Entries after the last reap are left
-    out: their epoch did not end.
-    """
-    waiting = np.empty(0, np.int64)
-    for events in chunks:
-        parts: list[Events] = []
-        start = 0
-        for at in np.flatnonzero(events["kind"] == REAP).tolist():
-            part = events[start:at]
-            ring = part["kind"] == RING_PAGE
-            pages = np.unique(np.concatenate((waiting, part["a"][ring])))
-            writes = np.zeros(len(pages), EVENT)
-            writes["t"], writes["kind"] = events["t"][at], WRITE
-            # One byte at the page's start stands for the page.
-            writes["a"], writes["b"] = pages << 12, 1
-            parts += [part[~ring], writes, events[at : at + 1]]
-            waiting, start = np.empty(0, np.int64), at + 1
-        rest = events[start:]
-        ring = rest["kind"] == RING_PAGE
-        waiting = np.unique(np.concatenate((waiting, rest["a"][ring])))
-        yield np.concatenate([*parts, rest[~ring]])
 
 
 def first_sync_us(log: QemuLog) -> int | None:

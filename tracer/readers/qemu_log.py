@@ -26,6 +26,7 @@ from tracer.readers.qemu_lines import (
     REAP,
     RING_PAGE,
     SAVE,
+    SLOT,
     STOP,
     SYNC_END,
     SYNC_START,
@@ -34,6 +35,7 @@ from tracer.readers.qemu_lines import (
     BlockNames,
     parse_lines,
 )
+from tracer.readers.qemu_slots import LOG_SLOT, SlotChange, parse_change
 from tracer.readers.streams import LONGEST_LINE, Progress, read_blocks
 
 Events = npt.NDArray[np.void]
@@ -56,7 +58,13 @@ _RARE = {
     "migrate_pending": (PENDING, re.compile(r"pending size (\d+) .*")),
     "migration_completion_vm_stop": (STOP, re.compile(r"ret -?\d+")),
     "kvm_dirty_ring_reap": (REAP, re.compile(r"reaped (\d+) pages .*")),
-    "ram_save_page": (SAVE, re.compile(r"(?P<block>.+): offset: 0x(?P<hex>[0-9a-f]+) host: .*")),
+    "ram_save_page": (
+        SAVE,
+        re.compile(
+            r"(?P<block>.+): offset: 0x(?P<hex>[0-9a-f]+) host: (?:0x(?P<host>[0-9a-f]+))?.*"
+        ),
+    ),
+    "kvm_set_user_memory": (SLOT, LOG_SLOT),
 }
 #: Events whose lines `parse_lines` takes apart whenever they are whole.
 _FREQUENT = {"memory_notdirty_write_access", "kvm_dirty_ring_page"}
@@ -80,11 +88,15 @@ class QemuLog:
     lines: int = 0
     first_us: int = 0
     last_us: int = 0
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(REAP + 1, np.int64))
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(SLOT + 1, np.int64))
     rare: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     #: One more than the highest page seen of each block, in pages of 4 KiB.
     extents: dict[int, int] = field(default_factory=dict)
     write_end: int = 0
+    #: Where each block begins in QEMU's memory, by its number.
+    hosts: dict[int, int] = field(default_factory=dict)
+    #: Changes of KVM's slots; an event of kind SLOT has its number here.
+    slots: list[SlotChange] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
     other_text: int = 0
     cut: str | None = None
@@ -98,8 +110,13 @@ class QemuLog:
 
     def chunks(self) -> Iterator[Events]:
         """Yield the events, some at a time, as arrays of `EVENT` without any of kind OTHER."""
-        self.spool.seek(0)
-        while data := self.spool.read(_EVENTS_AT_ONCE * EVENT.itemsize):
+        at = 0
+        while True:
+            self.spool.seek(at)  # another reader may have been here
+            data = self.spool.read(_EVENTS_AT_ONCE * EVENT.itemsize)
+            if not data:
+                return
+            at += len(data)
             yield np.frombuffer(data, EVENT)
 
     def close(self) -> None:
@@ -178,6 +195,13 @@ def add_events(log: QemuLog, events: Events) -> None:
     log.spool.write(events.tobytes())
 
 
+def add_slot(log: QemuLog, events: Events, index: int, change: SlotChange | None) -> None:
+    """Make an event of a change of KVM's slots; one that failed is none."""
+    if change is not None:
+        events[index] = (events["t"][index], len(log.slots), 0, SLOT)
+        log.slots.append(change)
+
+
 def _extend(log: QemuLog, events: Events) -> None:
     for kind, shift in ((SAVE, 12), (CLEAR, 0)):
         some = events[events["kind"] == kind]
@@ -211,11 +235,16 @@ def _look_at(log: QemuLog, chunk: bytes, events: Events, index: int) -> None:
         found = pattern.fullmatch(match[2] or "") if match else None
         if found is None:
             raise _garbled(log.path, number, text)
+        if kind == SLOT:
+            add_slot(log, events, index, parse_change(found, 10))
+            return
         groups = found.groupdict()
         first = int(groups["hex"], 16) if groups else int(*found.groups() or (0,))
         if first >= 1 << 60:
             raise _garbled(log.path, number, text)
         second = log.blocks.index(groups["block"]) if groups else 0
+        if groups.get("host"):
+            log.hosts.setdefault(second, int(groups["host"], 16) - first)
         events[index] = (event["t"], first, second, kind)
     elif name in _FREQUENT:
         raise _garbled(log.path, number, text)

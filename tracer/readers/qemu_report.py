@@ -16,7 +16,7 @@ from tracer.readers.guest_clock import GuestClock
 from tracer.readers.iterations import iterations_of, syncs_of
 from tracer.readers.migration_log import MigrationLog
 from tracer.readers.qemu_events import StepReader
-from tracer.readers.qemu_lines import RING_PAGE, SAVE
+from tracer.readers.qemu_lines import SAVE
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
 from tracer.readers.sender import measure_sender
@@ -43,6 +43,7 @@ class Outcome:
     zero_at_start: int
     assumed_zero: int
     assumed_data: int
+    ring_notes: list[str]
 
 
 #: What a count of the outcome means, where it is not zero.
@@ -52,7 +53,7 @@ _TURNED = (
 )
 _STRAY = (
     "pages were sent or had turned to zeros though no row says that they were written (devices "
-    "write past the log, and a dirty ring's pages may be of a slot that does not begin at page 0)"
+    "write past the log)"
 )
 _CLOSE = (
     "zero pages were passed so near to a write that their order is a guess (they are spread evenly "
@@ -60,10 +61,6 @@ _CLOSE = (
 )
 _BEYOND = "writes lie beyond the first block: the log does not tell whose pages they are; left out"
 _STOPPED = "writes come after the guest was stopped, so of another run of it; left out"
-_RING = (
-    "the dirty ring's pages are taken as pages of the first block from 0 (the log does not name "
-    "the memory slot), written at some time since the reap before"
-)
 _ASSUMED_START = (
     "no free-list sample is complete before the first sync: the first one stands in for the start"
 )
@@ -81,8 +78,7 @@ def notes_on(outcome: Outcome) -> tuple[str, ...]:
     )
     notes = [*outcome.layout.notes, *_throttle_notes(outcome), *_zero_notes(outcome)]
     notes += [f"{count} {text}" for count, text in counted if count]
-    if log.counts[RING_PAGE]:
-        notes.append(_RING)
+    notes += outcome.ring_notes
     if log.latest_us > _CLOCK_JUMP_US:
         notes.append(
             f"the host's clock went back by {log.latest_us} us; the rows behind are placed at the "

@@ -25,13 +25,15 @@ from tracer.readers.qemu_lines import (
     REAP,
     RING_PAGE,
     SAVE,
+    SLOT,
     STOP,
     SYNC_END,
     SYNC_START,
     THROTTLE,
     WRITE,
 )
-from tracer.readers.qemu_log import Events, QemuLog, add_events
+from tracer.readers.qemu_log import Events, QemuLog, add_events, add_slot
+from tracer.readers.qemu_slots import SIMPLE_SLOT, parse_change
 from tracer.readers.streams import Progress, read_lines
 
 if TYPE_CHECKING:
@@ -63,7 +65,14 @@ _RARE = {
     "migrate_pending": (PENDING, re.compile(rf"size={_NUMBER} .*")),
     "migration_completion_vm_stop": (STOP, re.compile(rf"ret={_NUMBER}")),
     "kvm_dirty_ring_reap": (REAP, re.compile(rf"count={_NUMBER} .*")),
-    "ram_save_page": (SAVE, re.compile(rf"rbname=(?P<block>.+) offset={_NUMBER} host=.*")),
+    "ram_save_page": (
+        SAVE,
+        re.compile(
+            r"rbname=(?P<block>.+) offset=0x(?P<value>[0-9a-f]{1,16}) "
+            r"host=(?:0x(?P<host>[0-9a-f]+))?.*"
+        ),
+    ),
+    "kvm_set_user_memory": (SLOT, SIMPLE_SLOT),
 }
 _FREQUENT = {"memory_notdirty_write_access", "kvm_dirty_ring_page"}
 _LINE = re.compile(r"(\w+) -?\d+\.\d{3} pid=\d+(?: (.*))?")
@@ -135,12 +144,18 @@ def _look_at(log: QemuLog, chunk: bytes, events: Events, index: int) -> int:
             events[index] = (event["t"], 0, 0, kind)
             return 0
         found = pattern.fullmatch(arguments)
+        if found is not None and kind == SLOT:
+            add_slot(log, events, index, parse_change(found, 16))
+            return 0
         if found is not None:
-            value = int(found.groups()[-1], 16)
-            block = found.groupdict().get("block")
+            groups = found.groupdict()
+            value = int(groups.get("value") or found.groups()[-1], 16)
+            block = groups.get("block")
             if kind == STOP or value < 1 << 60:
                 second = log.blocks.index(_plain(block)) if block is not None else 0
                 events[index] = (event["t"], 0 if kind == STOP else value, second, kind)
+                if groups.get("host"):
+                    log.hosts.setdefault(second, int(groups["host"], 16) - value)
                 return 0
     elif name not in _FREQUENT:
         log.unknown[name] += 1

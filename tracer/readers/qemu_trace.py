@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.errors import TraceError
+from tracer.errors import TraceError, UsageError
 from tracer.format import Meta
 from tracer.readers.blocks import Layout, guest_ram, lay_out
 from tracer.readers.command_line import facts_of
@@ -22,7 +23,8 @@ from tracer.readers.qemu_lines import RING_PAGE, SAVE, STOP, THROTTLE, WRITE
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.qemu_report import Outcome, course_of, notes_on, report_on
 from tracer.readers.report import ImportReport
-from tracer.rows import Int64s
+from tracer.readers.ring_pages import ring_pages
+from tracer.readers.rows_out import runs
 from tracer.writer import TraceWriter
 
 #: The log's timestamps are whole microseconds; what happened within one has no order.
@@ -42,14 +44,22 @@ class QemuImport:
         *,
         until_ns: int | None = None,
         below_4g: int | None = None,
+        slots: Sequence[str] = (),
     ):
         self._log, self._answers, self._freelist = log, answers, freelist
         self._page_size = answers.page_size
-        self._below_4g = below_4g
         self._clock = make_clock(log, answers)
         self._end = self._clock.guest_ns_at(log.last_us)
         self._duration = self._end if until_ns is None else min(self._end, until_ns)
         self._layout = self._make_layout()
+        ram, body = self._layout.ram_pages * self._page_size, answers.body
+        machine = str(body.get("machine") or " ".join(map(str, body.get("cmdline") or [])))
+        self._low = below_4g or pc_below_4g(ram, machine)
+        self._ring = None
+        if log.counts[RING_PAGE]:
+            self._ring = ring_pages(log, self._layout, self._low, machine, slots)
+        elif slots:
+            raise UsageError(f"--slot: {log.path} has no pages of a dirty ring, which lie in slots")
 
     def _make_layout(self) -> Layout:
         log, pfns = self._log, 0
@@ -77,15 +87,11 @@ class QemuImport:
         if self._freelist is None:
             return []
         walks, pages = [], self._layout.ram_pages
-        ram = self._layout.ram_pages * self._page_size
-        body = self._answers.body
-        machine = str(body.get("machine") or " ".join(map(str, body.get("cmdline") or [])))
-        low = self._below_4g or pc_below_4g(ram, machine)
         for sample in self._freelist.samples:
             times = np.array([sample.begin_us, sample.end_us], np.int64)
             begin, end = self._clock.guest_ns(times + self._freelist.offset_us).tolist()
             try:
-                start, count = to_pages(sample, pages, low, self._page_size)
+                start, count = to_pages(sample, pages, self._low, self._page_size)
             except ValueError as error:
                 raise TraceError(
                     f"{self._freelist.path}, sample at line {sample.line}: run {error} is outside "
@@ -98,7 +104,7 @@ class QemuImport:
         """Write the trace and return the report."""
         contents = ContentTracker(self._layout.pages)
         free = FreelistMerge(self._walks(), self._layout.pages, self._duration)
-        reader = StepReader(self._log, self._layout, self._clock, self._page_size)
+        reader = StepReader(self._log, self._layout, self._clock, self._page_size, self._ring)
         rows = {"dirty": 0, "freelist": 0, "zero": 0, "epochs": 0}
         for steps in reader:
             contents.feed(steps.t, steps.page, steps.kind)
@@ -110,9 +116,10 @@ class QemuImport:
         if self._log.counts[SAVE]:
             rows["zero"] = self._write_zero(writer, told, start)
         rows["epochs"] = self._write_epochs(writer)
+        ring = [] if self._ring is None else self._ring.notes()
         outcome = Outcome(
             self._log, self._answers, self._freelist, self._clock, self._layout, reader, free,
-            told, rows, int(np.count_nonzero(start == ZERO)), assumed_zero, assumed_data,
+            told, rows, int(np.count_nonzero(start == ZERO)), assumed_zero, assumed_data, ring,
         )  # fmt: skip
         notes = notes_on(outcome)
         meta = self._meta(notes)
@@ -136,7 +143,7 @@ class QemuImport:
             t = np.concatenate((np.zeros(len(pages), np.int64), t[~early]))
             page = np.concatenate((pages, page[~early]))
         inside = t <= self._duration
-        t, page, count = _runs(t[inside], page[inside])
+        t, page, count = runs(t[inside], page[inside])
         writer.write("dirty", t_ns=t, page=page, count=count)
         return len(t)
 
@@ -144,7 +151,7 @@ class QemuImport:
         first, count = runs_of((start == ZERO).astype(np.uint8))
         writer.write("zero", t_ns=np.zeros(len(first), np.int64), page=first, count=count)
         inside = told.zero_t <= self._duration
-        t, page, counts = _runs(told.zero_t[inside], told.zero_page[inside])
+        t, page, counts = runs(told.zero_t[inside], told.zero_page[inside])
         writer.write("zero", t_ns=t, page=page, count=counts)
         return len(first) + len(t)
 
@@ -155,12 +162,14 @@ class QemuImport:
         return len(t)
 
     def _meta(self, notes: tuple[str, ...]) -> Meta:
-        ring, body = bool(self._log.counts[RING_PAGE]), self._answers.body
+        ring, body = self._ring is not None, self._answers.body
         source: dict[str, Any] = {
             "recorder": self._log.recorder,
             "accelerator": "kvm-dirty-ring" if ring else "tcg",
             "time_zero": "the first sync's harvest of the dirty " + ("ring" if ring else "log"),
         }
+        if self._ring is not None:
+            source["slots"] = self._ring.slots
         if self._answers.version:
             source["qemu"] = self._answers.version
         for key in ("scenario", "guest_mb", "auto-converge", "free-page-hint"):
@@ -221,11 +230,3 @@ def _write_free(writer: TraceWriter, parts: list[FreeRows]) -> int:
         )  # fmt: skip
         total += len(rows.t)
     return total
-
-
-def _runs(t: Int64s, page: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-    """Join rows of one instant whose pages follow each other; return times, pages and counts."""
-    if not len(t):
-        return t, page, t
-    first = np.flatnonzero(np.r_[True, (t[1:] != t[:-1]) | (page[1:] != page[:-1] + 1)])
-    return t[first], page[first], np.diff(np.r_[first, len(t)])

@@ -7,7 +7,7 @@ the other. Extents of one name that follow each other are one RAM block (a PC's 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,21 @@ class RamMap:
         known &= (frame >= 0) & (frame + count <= self._end[at])
         return np.where(known, self._base[at] + frame - self._first[at], -1)
 
+    def pieces(self, frame: Int64s, count: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+        """Return pages (-1 outside), counts and frames of runs, cut where extents begin and end."""
+        cuts = np.unique(np.concatenate((self._first, self._end)))
+        before = np.searchsorted(cuts, frame, side="right")
+        number = np.searchsorted(cuts, frame + count, side="left") - before + 1
+        if number.max(initial=1) > 1:
+            run = np.repeat(np.arange(len(frame)), number)
+            # Each piece but a run's first begins at a cut, each but its last ends at one.
+            turn = np.arange(len(run)) - np.repeat(np.cumsum(number) - number, number)
+            edge = np.append(cuts, 0)[np.minimum(before[run] + turn, len(cuts))]
+            start = np.where(turn > 0, np.append(0, cuts)[before[run] + turn], frame[run])
+            end = np.where(turn < number[run] - 1, edge, (frame + count)[run])
+            frame, count = start, end - start
+        return self.page_of(frame, count), count, frame
+
     def need(self, frame: Int64s, count: Int64s | int, line: Int64s, where: str) -> Int64s:
         """Return `page_of`; raises TraceError with the line of a run that is outside."""
         page = self.page_of(frame, count)
@@ -159,6 +174,33 @@ class FrameRange:
             text += f", without the hole from {below:#x} to {high - 1:#x} in which none was seen"
         notes.append(f"{text} (--block says otherwise)")
         return [Extent(name, 0, below), Extent(name, high, end - high)]
+
+
+def slots_of(texts: Iterable[str], page_size: int) -> list[Extent]:
+    """Parse the user's slots of KVM's memory, `ID:FIRST_FRAME:PAGES`."""
+    slots = extents_of(texts, "--slot", page_size)
+    for slot in slots:
+        if not slot.name.isdecimal():
+            raise UsageError(f"--slot: {slot.name!r} is no slot's number; as in 0:0x100000:1GiB")
+    if len({slot.name for slot in slots}) < len(slots):
+        raise UsageError("--slot: a slot is given twice")
+    return slots
+
+
+def laid_out(pages: Mapping[int, int]) -> list[Extent]:
+    """Return slots, by their numbers, of so many pages, one behind the other from frame 0 on."""
+    slots, at = [], 0
+    for number, count in sorted(pages.items()):
+        slots.append(Extent(str(number), at, count))
+        at += count
+    if at > MAX_PAGES:
+        raise TraceError(f"slots of {at} pages were seen; no guest has that much RAM")
+    return slots
+
+
+def ram_of(slots: Sequence[Extent], blocks: Sequence[Extent]) -> RamMap:
+    """Return the map of the frames in slots: the blocks, or else a block for each slot."""
+    return RamMap(blocks or [Extent(f"slot {s.name}", s.first, s.pages) for s in slots])
 
 
 def extents_of(texts: Iterable[str], option: str, page_size: int) -> list[Extent]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from tracer.format import Meta
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,8 @@ class ReadReport:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     cut: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, out: Path, meta: Meta, **found: Any) -> ReadReport:
+        """Return the report on the trace `out` with header `meta`; `found` are the other fields."""
+        return cls(out, meta.pages, meta.page_size, meta.duration_ns, meta.resolution, **found)

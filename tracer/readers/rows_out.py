@@ -29,6 +29,13 @@ def write_pages(writer: TraceWriter, table: str, t: Int64s, page: Int64s) -> int
     return len(t)
 
 
+def write_runs(writer: TraceWriter, table: str, t: int, page: Int64s, count: Int64s) -> int:
+    """Write dirty or zero rows of one instant, a run each; return how many there are."""
+    if len(page):
+        writer.write(table, t_ns=np.full(len(page), t, np.int64), page=page, count=count)  # type: ignore[arg-type]
+    return len(page)
+
+
 def write_at(writer: TraceWriter, table: str, t: int, page: Int64s) -> int:
     """As `write_pages`, for pages of one instant in any order, each counted once."""
     page = np.unique(page)

@@ -72,7 +72,7 @@ def _open(path: Path) -> BinaryIO | nullcontext[BinaryIO]:
 
 
 def _gzip(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[bytes]:
-    member, whole = zlib.decompressobj(31), True
+    member, whole, some = zlib.decompressobj(31), True, False
     while data := file.read(_CHUNK >> 3):
         while True:
             try:
@@ -80,6 +80,7 @@ def _gzip(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[bytes]:
             except zlib.error as error:
                 raise TraceError(f"{path}: corrupt gzip ({error}); copy it again") from None
             if block:
+                some = True
                 yield block
             whole = member.eof
             data = member.unused_data if whole else member.unconsumed_tail
@@ -87,6 +88,8 @@ def _gzip(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[bytes]:
             # A full block may leave more behind, also where all input is used up.
             if not data and (whole or len(block) < _CHUNK):
                 break
+    if not whole and not some:
+        raise TraceError(f"{path}: the gzip breaks off before anything can be read; copy it again")
     if not whole:
         cuts.append("the gzip breaks off; everything before its end was read")
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from tracer.errors import RecordError, UsageError
 from tracer.format import Block, Meta
-from tracer.recorders.qmp import Monitor, connect, need_qmp
-from tracer.recorders.ramblocks import RamBlock, connect_to, ram_blocks, ranges_of
+from tracer.recorders.qmp import Monitor, connect, need_qmp, open_socket
+from tracer.recorders.ramblocks import RamBlock, ram_blocks, ranges_of
 from tracer.recorders.session import Recorded, Session, Wanted
 from tracer.rows import Int64s
 
@@ -56,9 +56,8 @@ def record_attached(
 
 
 async def _record(wanted: Wanted, socket: Path, seconds: int, log: Path) -> Recorded:
-    channel, pid = connect_to(socket)
-    channel.setblocking(False)
-    monitor = await connect(channel)
+    channel, pid = open_socket(socket)
+    monitor = await connect(channel, socket)
     try:
         await _check(monitor)
         ram = (await ram_blocks(monitor))[0]

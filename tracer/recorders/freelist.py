@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from tracer.errors import RecordError, UsageError
+from tracer.errors import UsageError
 from tracer.recorders.stamped import CHUNK, FreelistLines, drain
 
 #: Ports that a launched guest is given.
@@ -28,11 +28,11 @@ def check_source(source: str) -> None:
 @asynccontextmanager
 async def listen(
     source: str, port: socket.socket | None, lines: FreelistLines
-) -> AsyncIterator[None]:
-    """Feed `lines` from `source` while the block runs.
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Feed `lines` from `source` while the block runs; gives what is done when it has ended.
 
     source: `virtio` or `serial` (the port of a QEMU that we launched), `unix:PATH` (a chardev's
-    socket), `exec:COMMAND` (a shell command that prints samples). Raises RecordError where nothing
+    socket), `exec:COMMAND` (a shell command that prints samples). Raises UsageError where nothing
     answers.
     """
     kind, _, rest = source.partition(":")
@@ -43,7 +43,10 @@ async def listen(
         try:
             reader, writer = await asyncio.open_unix_connection(rest, limit=CHUNK)
         except OSError as error:
-            raise RecordError(f"{rest}: no free-list samples there ({error.strerror})") from None
+            raise UsageError(
+                f"--freelist {source}: nobody gives samples there ({error.strerror}); name the "
+                "socket of the port in which the sampler writes"
+            ) from None
     else:
         process = await asyncio.create_subprocess_shell(
             rest, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
@@ -53,7 +56,7 @@ async def listen(
         reader, writer = process.stdout, None
     reading = asyncio.create_task(drain(reader, lines))
     try:
-        yield
+        yield reading
     finally:
         reading.cancel()
         with suppress(asyncio.CancelledError, OSError):

@@ -60,11 +60,11 @@ class Region:
 
 
 def mappings(pid: int) -> list[Mapping]:
-    """Return the mappings of a process, ascending. Raises RecordError where it is not there."""
+    """Return the mappings of a process, ascending. Raises UsageError where it is not there."""
     try:
         text = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        raise RecordError(f"process {pid}: there is none") from None
+        raise UsageError(f"process {pid}: there is none; pass the pid of one that runs") from None
     except PermissionError:
         raise RecordError(f"process {pid}: run as root or its owner to see its memory") from None
     lines = [match.groups() for line in text.splitlines() if (match := _LINE.fullmatch(line))]

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from typing import Any
 
-from tracer.errors import RecordError
+from tracer.errors import RecordError, UsageError
 from tracer.recorders.folder import Answers, Folder
 from tracer.recorders.freelist import PORTS, listen
 from tracer.recorders.launch import Qemu
-from tracer.recorders.qmp import Monitor, connect, need_qmp
+from tracer.recorders.qmp import Monitor, Refused, connect, need_qmp
 from tracer.recorders.settings import Settings, check_hinting
 from tracer.recorders.sink import sink
 from tracer.recorders.stamped import FreelistLines, Lines
@@ -60,6 +60,7 @@ class _Recording:
         self._stop = asyncio.Event()
         self._begun = time.monotonic()
         self._samples: FreelistLines | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._qemu: Qemu | None = None
         self._answer: Mapping[str, Any] = {}
 
@@ -74,7 +75,9 @@ class _Recording:
                     self._samples = FreelistLines(folder / "freelist.log")
                     files.callback(self._samples.close)
                     port = self._qemu.port if self._qemu is not None else None
-                    await stack.enter_async_context(listen(wanted.freelist, port, self._samples))
+                    self._listening = await stack.enter_async_context(
+                        listen(wanted.freelist, port, self._samples)
+                    )
                 await self._wait_for_the_guest(console)
                 return await self._record(stack, monitor)
 
@@ -111,10 +114,20 @@ class _Recording:
         if self._samples is not None:
             samples = self._samples
             await self._until(
-                "waiting for a sample from the guest's sampler", lambda: samples.samples > 0
+                "waiting for a sample from the guest's sampler",
+                lambda: samples.samples > 0 or self._ended(),
             )
         if wanted.start_after_s > 0:
             await self._until("letting the guest run", lambda: time.monotonic() >= end)
+
+    def _ended(self) -> bool:
+        """Raise RecordError where no sample can come any more."""
+        if self._listening is not None and self._listening.done():
+            raise RecordError(
+                f"--freelist {self._wanted.freelist}: ended before it gave one sample; is it the "
+                "sampler (dirtylog record sampler), and does it run as root?"
+            )
+        return False
 
     async def _until(self, what: str, done: Callable[[], bool]) -> None:
         while not done():
@@ -136,7 +149,10 @@ class _Recording:
             facts = await settings.facts(wanted.command)
             start = {"start": time.time(), "to": uri, "events": tracing.names}
             answers = Answers(self._folder / "migrate.json", {**facts, **start})
-            await monitor.do("migrate", {"uri": uri})
+            try:
+                await monitor.do("migrate", {"uri": uri})
+            except Refused as error:
+                raise UsageError(f"--to {wanted.to}: {error}") from None
             ending = await self._follow(monitor, answers, tracing)
         finally:
             with suppress(RecordError, TimeoutError):

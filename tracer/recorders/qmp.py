@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0
 
 
+class Refused(RecordError):  # noqa: N818 - what QEMU does
+    """QEMU answers that it will not."""
+
+
 class Monitor:
     """One connection to a QEMU, through which commands are sent; close it after use."""
 
@@ -26,13 +31,13 @@ class Monitor:
         self._client = client
 
     async def do(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Return QEMU's answer; raises RecordError where it refuses or has gone."""
+        """Return QEMU's answer; raises Refused, and RecordError where it has gone."""
         from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415 - optional
 
         try:
             return await self._client.execute(command, dict(arguments or {}))
         except ExecuteError as error:
-            raise RecordError(f"QEMU refuses {command}: {str(error).rstrip('.')}") from None
+            raise Refused(f"QEMU refuses {command}: {str(error).rstrip('.')}") from None
         except (QMPError, OSError, EOFError) as error:
             raise RecordError(f"QEMU went away during {command} ({error})") from None
 
@@ -47,7 +52,7 @@ class Monitor:
         """Run a line of the human monitor that answers nothing; raises RecordError if it does."""
         answer = await self.do("human-monitor-command", {"command-line": line})
         if str(answer).strip():
-            raise RecordError(f"QEMU refuses '{line}': {' '.join(str(answer).split())}")
+            raise Refused(f"QEMU refuses '{line}': {' '.join(str(answer).split())}")
 
     async def close(self) -> None:
         """Hang up; a QEMU that is gone already is no error."""
@@ -68,29 +73,52 @@ def need_qmp() -> None:
         ) from None
 
 
-async def connect(to: Path | socket.socket) -> Monitor:
-    """Connect to the QMP socket at a path, or to one that QEMU was given.
+def no_monitor(path: Path, error: OSError) -> UsageError:
+    """Return what to say of a path at which no QEMU listens."""
+    why = error.strerror or error
+    return UsageError(
+        f"{path}: no QMP monitor answers ({why}); name the socket of a QEMU that runs, which has "
+        "one with -qmp unix:PATH,server=on,wait=off"
+    )
 
-    Raises RecordError where there is none or where it does not answer.
+
+async def connect(to: Path | socket.socket, path: Path | None = None) -> Monitor:
+    """Connect to the QMP socket at a path, or to one that QEMU was given or that leads to `path`.
+
+    Raises UsageError where there is none, RecordError where it does not answer.
     """
     from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415 - optional
 
     # The package logs what it also raises.
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
     client = QMPClient("dirtylog")
+    channel = open_socket(to)[0] if isinstance(to, Path) else to
+    name = to if isinstance(to, Path) else path or "QEMU"
     try:
-        where = str(to) if isinstance(to, Path) else to
-        await asyncio.wait_for(client.connect(where), _PATIENCE)
-    except (ConnectError, OSError, EOFError) as error:
-        why = str(error) or type(error).__name__
-        raise RecordError(f"{_name(to)}: no QMP monitor answers ({why})") from None
+        await asyncio.wait_for(client.connect(channel), _PATIENCE)
     except TimeoutError:
         raise RecordError(
-            f"{_name(to)}: no answer for {_PATIENCE:.0f} s; a QMP socket serves one client at a "
+            f"{name}: no answer for {_PATIENCE:.0f} s; a QMP socket serves one client at a "
             "time, so give QEMU another one (-qmp unix:PATH,server=on,wait=off)"
         ) from None
+    except (ConnectError, OSError, EOFError) as error:
+        why = str(error) or type(error).__name__
+        raise RecordError(f"{name}: no QMP monitor answers ({why})") from None
     return Monitor(client)
 
 
-def _name(to: Path | socket.socket) -> str:
-    return str(to) if isinstance(to, Path) else "QEMU"
+def open_socket(path: Path) -> tuple[socket.socket, int]:
+    """Connect to a QMP socket; return the connection and the process that listens there.
+
+    Raises UsageError where none does.
+    """
+    channel = socket.socket(socket.AF_UNIX)
+    try:
+        channel.connect(str(path))
+    except OSError as error:
+        channel.close()
+        raise no_monitor(path, error) from None
+    channel.setblocking(False)
+    size = struct.calcsize("3i")
+    pid, _, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return channel, pid

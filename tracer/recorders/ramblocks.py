@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import RecordError
 from tracer.recorders.mappings import PAGE, Region, mappings
-from tracer.recorders.qmp import Monitor, connect, need_qmp
+from tracer.recorders.qmp import Monitor, connect, need_qmp, open_socket
 
 _BLOCK = re.compile(r"\s*(\S.*?)\s+\d+ [KMG]iB((?:\s+0x[0-9a-f]+)+)(?:\s+(?:ro|rw))?\s*", re.ASCII)
 _RANGE = re.compile(
@@ -106,33 +104,16 @@ async def _mapped(monitor: Monitor) -> dict[str, int]:
     return found
 
 
-def connect_to(path: Path) -> tuple[socket.socket, int]:
-    """Connect to a QMP socket and return the connection and the process that listens there.
-
-    Raises RecordError where none does.
-    """
-    channel = socket.socket(socket.AF_UNIX)
-    try:
-        channel.connect(str(path))
-    except OSError as error:
-        channel.close()
-        raise RecordError(f"{path}: no QMP monitor answers ({error.strerror})") from None
-    size = struct.calcsize("3i")
-    pid, _, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return channel, pid
-
-
 def ask_qemu(path: Path) -> tuple[int, list[Region], list[str]]:
     """Return the process of the QEMU at a QMP socket, where it has its RAM, and notes on that.
 
-    Raises RecordError where it does not answer, or not with that.
+    Raises UsageError where there is none, RecordError where it does not answer with that.
     """
     need_qmp()
 
     async def ask() -> tuple[int, list[Region], list[str]]:
-        channel, pid = connect_to(path)
-        channel.setblocking(False)
-        monitor = await connect(channel)
+        channel, pid = open_socket(path)
+        monitor = await connect(channel, path)
         try:
             return pid, *await regions_of(monitor, pid)
         finally:

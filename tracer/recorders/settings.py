@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracer.errors import RecordError, UsageError
-from tracer.recorders.qmp import Monitor
+from tracer.recorders.qmp import Monitor, Refused
 
 _WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 
@@ -27,17 +27,17 @@ class Settings:
                 raise UsageError(
                     f"this QEMU has no migration capability {name}; it has {', '.join(have)}"
                 )
-        await self._set_capabilities(capabilities)
+        await self._refusable("migrate-set-capabilities", _states(capabilities))
         self._old_capabilities = {name: have[name] for name in capabilities}
         now = await self._monitor.do("query-migrate-parameters")
         wanted = {name: _typed(name, value, now) for name, value in parameters.items()}
         if wanted:
-            await self._monitor.do("migrate-set-parameters", wanted)
+            await self._refusable("migrate-set-parameters", wanted)
         self._old_parameters = {name: now[name] for name in wanted if name in now}
 
     async def restore(self) -> None:
         """Set back what `apply` changed."""
-        await self._set_capabilities(self._old_capabilities)
+        await self._monitor.do("migrate-set-capabilities", _states(self._old_capabilities))
         if self._old_parameters:
             await self._monitor.do("migrate-set-parameters", self._old_parameters)
 
@@ -46,10 +46,12 @@ class Settings:
         found: Sequence[Mapping[str, Any]] = await self._monitor.do("query-migrate-capabilities")
         return found
 
-    async def _set_capabilities(self, states: Mapping[str, bool]) -> None:
-        if states:
-            entries = [{"capability": name, "state": state} for name, state in states.items()]
-            await self._monitor.do("migrate-set-capabilities", {"capabilities": entries})
+    async def _refusable(self, command: str, arguments: Mapping[str, Any]) -> None:
+        """Set what the user asked for; what QEMU does not take does not fit."""
+        try:
+            await self._monitor.do(command, arguments)
+        except Refused as error:
+            raise UsageError(str(error)) from None
 
     async def facts(self, command: Sequence[str]) -> dict[str, Any]:
         """Return what `migrate.json` says of the guest, the QEMU and the settings."""
@@ -78,6 +80,10 @@ class Settings:
         if command:
             facts["cmdline"] = list(command)
         return facts
+
+
+def _states(states: Mapping[str, bool]) -> dict[str, Any]:
+    return {"capabilities": [{"capability": n, "state": state} for n, state in states.items()]}
 
 
 async def balloons(monitor: Monitor) -> list[tuple[str, bool]]:

@@ -6,16 +6,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tracer.errors import RecordError
-from tracer.recorders.qmp import Monitor
+from tracer.errors import RecordError, UsageError
+from tracer.recorders.qmp import Monitor, Refused
 
 #: Without these there is nothing to import.
 _NEEDED = ("migration_bitmap_sync_start", "migration_bitmap_sync_end", "ram_save_page")
 #: Which pages were written: by a vCPU of TCG, by one of KVM with a dirty ring.
 _TCG_WRITES = ("memory_notdirty_write_access",)
 _KVM_WRITES = ("kvm_dirty_ring_page", "kvm_dirty_ring_reap")
-#: Good to have; `migrate_pending` has other names in later versions.
+#: Good to have; `migrate_pending` has other names in later versions. `kvm_set_user_memory` tells
+#: where KVM's slots lie, when a migration turns their log on.
 _OPTIONAL = (
+    "kvm_set_user_memory",
     "migration_bitmap_clear_dirty",
     "migration_throttle",
     "migrate_pending",
@@ -62,7 +64,13 @@ class Tracing:
                 self.names.append(name)
             if state == "disabled":
                 self._turned.append(name)
-        await self._monitor.say(f'logfile "{self._log}"')
+        try:
+            await self._monitor.say(f'logfile "{self._log}"')
+        except Refused as error:
+            raise UsageError(
+                f"{self._log}: QEMU cannot write its log there ({error}); --qemu-log names another "
+                "place"
+            ) from None
         for name in self._turned:
             await self._switch(name, on=True)
 

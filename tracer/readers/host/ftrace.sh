@@ -35,6 +35,8 @@ mkdir "$here"
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 echo 65536 > "$here/buffer_size_kb"
+# So that each event says which guest's process it is of.
+echo 1 > "$here/options/record-tgid" || true
 echo mono > "$here/trace_clock"
 for event in $events; do echo 1 > "$here/events/$event/enable"; done
 sleep "$2"
