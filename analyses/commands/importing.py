@@ -7,17 +7,12 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.choices import Compression, metavar
-from analyses.commands.import_options import Slots
+from analyses.commands.choices import Compression
+from analyses.commands.import_options import Compressed, Force, Output, Slots
 
 
 def import_qemu(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="X.trace", help="The trace to make; its name ends in .trace."
-        ),
-    ],
+    output: Output,
     directory: Annotated[
         Path | None,
         typer.Argument(
@@ -52,11 +47,8 @@ def import_qemu(
         ),
     ] = None,
     slots: Slots = None,
-    compression: Annotated[
-        Compression,
-        typer.Option(metavar=metavar(Compression), help="Compression of the trace's files."),
-    ] = Compression.zstd,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
+    compression: Compressed = Compression.zstd,
+    force: Force = False,
 ) -> None:
     """Make a trace of a recorded QEMU migration.
 
