@@ -125,13 +125,15 @@ def measure(
     downtime_ns: int | None = None,
     line: Mapping[str, Any] | None = None,
     guest_load: int | None = None,
+    even_host: bool = False,
     seeds: int = 1,
 ) -> Accuracy:
     """Replay `source` (validated; its own trace where none is given) as the recording was run.
 
     bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, the
     sender's speed, where it is not what `source` was recorded with. guest_load: percent, where it
-    is not what `source` shows (`replay.pacing`). seeds: how many to try. Raises UsageError where
+    is not what `source` shows (`replay.pacing`). even_host: whether to leave out what the host kept
+    the recorded sender from. seeds: how many to try. Raises UsageError where
     the recording does not say the bandwidth and none is given, where `source` is of another guest,
     and where it was recorded with hinting and the recording ran without.
     """
@@ -142,6 +144,7 @@ def measure(
         downtime_ns=downtime_ns,
         line=line,
         guest_load=guest_load,
+        even_host=even_host,
     )
     readings = Readings(trace, parameters)
     rows: list[Row] = []

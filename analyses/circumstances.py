@@ -24,11 +24,13 @@ def circumstances(
     downtime_ns: int | None,
     line: Mapping[str, Any] | None,
     guest_load: int | None,
+    even_host: bool = False,
 ) -> tuple[Trace, Parameters, str]:
     """Return what to replay, how, and how the guest's load is known.
 
     Arguments and errors are those of `analyses.accuracy.measure`. A migration of its own recording
     has the host as it was; one of another has it take as much from the sender as from that one's.
+    An even host takes nothing from it.
     """
     trace = recording.trace if source is None else source
     _alike(recording.trace, trace)
@@ -38,6 +40,8 @@ def circumstances(
     parameters = replace(parameters, **{**sender, **(line or {})})
     trace, load, load_known = _as_worked(trace, guest_load)
     parameters = replace(parameters, guest_load=load)
+    if even_host:
+        return trace, parameters, load_known
     if source is None and not line and recording.ran_with(bandwidth, downtime_ns):
         parameters = replace(parameters, course=recording.course(parameters.bandwidth))
     else:

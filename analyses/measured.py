@@ -76,9 +76,12 @@ def grouped(recordings: Iterable[Recording]) -> list[Repeats]:
     return [Repeats(name, tuple(these)) for name, these in found.items()]
 
 
-def own(repeats: Repeats) -> list[Line]:
-    """Return how each recording is foretold under its own parameters."""
-    told = [_leading(measure(one).rows) for one in repeats.recordings]
+def own(repeats: Repeats, *, even_host: bool = False) -> list[Line]:
+    """Return how each recording is foretold under its own parameters.
+
+    even_host: whether without the delays of its host.
+    """
+    told = [_leading(measure(one, even_host=even_host).rows) for one in repeats.recordings]
     return [_line(repeats, None, quantity, told) for quantity in QUANTITIES]
 
 

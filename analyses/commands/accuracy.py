@@ -61,6 +61,14 @@ def accuracy(
             "where less is left.",
         ),
     ] = None,
+    even_host: Annotated[
+        bool,
+        typer.Option(
+            "--even-host",
+            help="Foretell for a host that keeps the sender from nothing, not for the recorded "
+            "one: what the model knows by itself.",
+        ),
+    ] = False,
     seeds: Annotated[
         int,
         typer.Option(
@@ -127,6 +135,7 @@ def accuracy(
                 downtime_ns=limit,
                 line=line,
                 guest_load=guest_load,
+                even_host=even_host,
                 seeds=seeds,
             )
             for recording in recordings

@@ -16,15 +16,16 @@ from tracer.trace import Trace
 
 
 def markdown(folders: Sequence[Path]) -> Iterator[str]:
-    """Yield the lines of both tables."""
+    """Yield the lines of the tables: own parameters, the same on an even host, another's."""
     found = [Trace.open(path) for folder in folders for path in sorted(folder.glob("*.trace"))]
     repeats = grouped(Recording.of(trace) for trace in found if trace.migration is not None)
     head = "| pages sent, spread | time, spread | syncs | pages | bytes | time | syncs |"
-    yield "| migration " + head
-    yield "|---" * 8 + "|"
-    for one in repeats:
-        yield f"| {one.name} | " + " | ".join(_cells(own(one))) + " |"
-    yield ""
+    for even_host in (False, True):
+        yield "| migration " + head
+        yield "|---" * 8 + "|"
+        for one in repeats:
+            yield f"| {one.name} | " + " | ".join(_cells(own(one, even_host=even_host))) + " |"
+        yield ""
     yield "| migration | from " + head
     yield "|---" * 9 + "|"
     for one in repeats:

@@ -61,6 +61,18 @@ def test_own_parameters(name, scenario):
     assert rows["normal_pages_epoch_1"].error_percent == 0
 
 
+@pytest.mark.parametrize("name", ["seq.40", "prefill-hot.hint-off"])
+def test_own_parameters_without_the_host_as_recorded(name):
+    """The loop alone, knowing of the recording the guest's writes and the line's speed."""
+    found = measure(recording(name), even_host=True)
+    rows = {row.quantity: row for row in found.rows if row.scenario == "expected"}
+    assert rows["syncs"].predicted == rows["syncs"].real
+    for quantity in ("normal_pages", "zero_pages", "wire_bytes", "total_ns"):
+        assert rows[quantity].within(0.5)
+    assert not any("host" in text for text in found.remarks)
+    assert any("host" in text for text in measure(recording(name)).remarks)
+
+
 def test_a_cancelled_migration_is_compared_up_to_its_end():
     found = measure(recording("seq.20"))
     rows = {row.quantity: row for row in found.rows if row.scenario == "recorded"}
@@ -191,7 +203,7 @@ def test_seeds_say_how_sure_a_prediction_is():
 
 
 def test_another_s_host_takes_as_much_from_the_sender(tmp_path):
-    """Three windows of 12 lasted 150 ms too long: 37.5 ms of each."""
+    """Of ten windows between two sleeps two lasted 150 ms too long: 30 ms of each."""
     begins = [0]
     for number in range(12):
         begins.append(begins[-1] + (250 if number % 4 == 1 else 100) * MS)
@@ -213,7 +225,7 @@ def test_another_s_host_takes_as_much_from_the_sender(tmp_path):
         next(row.predicted for row in one.rows if row.quantity == "total_ns")
         for one in (found, usual)
     )
-    assert longer / length == pytest.approx(1.375, abs=0.05)
+    assert longer / length == pytest.approx(1.3, abs=0.05)
 
 
 @pytest.mark.parametrize(
