@@ -168,9 +168,9 @@ class Recording:
                 raise UsageError(
                     f"{self.trace.path}: its max-bandwidth was not recorded; pass --bandwidth"
                 )
-            bandwidth = int(given["max-bandwidth"]) or _UNLIMITED
+            bandwidth = self._number("max-bandwidth", 0) or _UNLIMITED
         if downtime_ns is None:
-            downtime_ns = int(given.get("downtime-limit", 300)) * MS_NS
+            downtime_ns = self._number("downtime-limit", 300) * MS_NS
         accelerator = str(self.trace.meta.source.get("accelerator", ""))
         return Parameters(
             bandwidth=bandwidth,
@@ -185,9 +185,8 @@ class Recording:
 
     def ran_with(self, bandwidth: int | None, downtime_ns: int | None) -> bool:
         """Whether these, as far as given and recorded, are what it was run with."""
-        own = self.parameters
-        bandwidths = (None, int(own.get("max-bandwidth") or bandwidth or 0))
-        downtimes = (None, int(own.get("downtime-limit", (downtime_ns or 0) // MS_NS)) * MS_NS)
+        bandwidths = (None, self._number("max-bandwidth", 0) or bandwidth or 0)
+        downtimes = (None, self._number("downtime-limit", (downtime_ns or 0) // MS_NS) * MS_NS)
         return bandwidth in bandwidths and downtime_ns in downtimes
 
     @property
@@ -199,26 +198,36 @@ class Recording:
         """
         return 11_500_000 if self.trace.meta.source.get("accelerator") == "tcg" else 2_000_000
 
+    def _number(self, key: str, usual: int) -> int:
+        """Return a parameter; raises TraceError where it is not a whole number of at least 0."""
+        value = self.parameters.get(key, usual)
+        if _whole(value, -1) < 0:
+            raise TraceError(
+                f'{self.trace.path}/migration.json: parameter "{key}" is {value!r}; wanted a whole '
+                "number of at least 0"
+            )
+        return int(value)
+
     def _auto_converge(self) -> AutoConverge | None:
         if not self.capabilities.get("auto-converge"):
             return None
         usual, given = AutoConverge(), self.parameters
         return AutoConverge(
-            trigger=int(given.get("throttle-trigger-threshold", usual.trigger)),
-            initial=int(given.get("cpu-throttle-initial", usual.initial)),
-            increment=int(given.get("cpu-throttle-increment", usual.increment)),
-            maximum=int(given.get("max-cpu-throttle", usual.maximum)),
+            trigger=self._number("throttle-trigger-threshold", usual.trigger),
+            initial=self._number("cpu-throttle-initial", usual.initial),
+            increment=self._number("cpu-throttle-increment", usual.increment),
+            maximum=self._number("max-cpu-throttle", usual.maximum),
             tailslow=bool(given.get("cpu-throttle-tailslow", usual.tailslow)),
         )
 
     def _dirty_limit(self) -> DirtyLimit | None:
         if not self.capabilities.get("dirty-limit"):
             return None
-        usual, given, source = DirtyLimit(), self.parameters, self.trace.meta.source
+        usual, source = DirtyLimit(), self.trace.meta.source
         return DirtyLimit(
-            rate=int(given.get("vcpu-dirty-limit", usual.rate)),
-            period_ms=int(given.get("x-vcpu-dirty-limit-period", usual.period_ms)),
-            trigger=int(given.get("throttle-trigger-threshold", usual.trigger)),
+            rate=self._number("vcpu-dirty-limit", usual.rate),
+            period_ms=self._number("x-vcpu-dirty-limit-period", usual.period_ms),
+            trigger=self._number("throttle-trigger-threshold", usual.trigger),
             vcpus=_whole(source.get("vcpus"), usual.vcpus),
             ring=_whole(source.get("dirty_ring_size"), usual.ring),
         )

@@ -60,7 +60,7 @@ class Course:
         moments = [(begin, end) for begin, end, *_ in self.iterations]
         for spans in (moments, self.syncs):
             flat = [moment for span in spans for moment in span]
-            if any(after < before for before, after in pairwise([0, *flat])):
+            if any(after < before for before, after in pairwise(flat)):
                 raise ValueError("its times go back")
         if any(min(counts) < 0 for _, _, *counts in self.iterations):
             raise ValueError("it sent fewer than 0 pages")

@@ -83,8 +83,8 @@ def accuracy(
             metavar="PCT",
             min=0,
             show_default="none",
-            help="End with exit code 5 where a prediction is off by more; times may always be off "
-            "by 100 ms.",
+            help="End with exit code 5 where what is foretold (expected, or the first scenario) is "
+            "off by more: pages, bytes, syncs, throttle, or total time by more than 100 ms too.",
         ),
     ] = None,
     as_json: Annotated[

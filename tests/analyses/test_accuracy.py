@@ -228,6 +228,21 @@ def test_another_s_host_takes_as_much_from_the_sender(tmp_path):
     assert longer / length == pytest.approx(1.3, abs=0.05)
 
 
+def test_a_first_sync_may_begin_before_the_first_write_is_timed():
+    found = measure(recording("kvm-ring"), bandwidth=256 << 10)
+    rows = {row.quantity: row for row in found.rows if row.scenario == "recorded"}
+    assert rows["total_ns"].within(0.5)
+
+
+@pytest.mark.parametrize("value", ["64MiB", -1, 1.5, None, True, float("nan")])
+@pytest.mark.parametrize("key", ["max-bandwidth", "downtime-limit"])
+def test_a_parameter_that_is_no_number(tmp_path, key, value):
+    parameters = {"max-bandwidth": 1 << 30, "downtime-limit": 300, key: value}
+    trace = Trace.open(tiny(tmp_path / "a.trace", parameters=parameters))
+    with pytest.raises(TraceError, match=rf"migration\.json.*{key}"):
+        measure(Recording.of(trace))
+
+
 @pytest.mark.parametrize(
     "iterations",
     [

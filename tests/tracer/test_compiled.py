@@ -79,4 +79,6 @@ def test_kept_elsewhere_where_the_package_is_not_writable(tmp_path):
 
 def test_sources_are_those_of_all_that_is_called():
     found = {file.relative_to(ROOT).as_posix() for file in sources(bitmaps.touch.py_func)}
-    assert found == {f"replay/kernels/{name}.py" for name in ("bits", "bitmaps", "rows", "sweep")}
+    assert found == {
+        f"replay/kernels/{name}.py" for name in ("bits", "bitmaps", "rows", "stretch", "sweep")
+    }
