@@ -58,9 +58,10 @@ class Course:
 
     def __post_init__(self) -> None:
         moments = [(begin, end) for begin, end, *_ in self.iterations]
-        for spans in (moments, self.syncs):
+        # The first sync may have begun before the first write that it could see.
+        for first, spans in (([0], moments), ([], self.syncs)):
             flat = [moment for span in spans for moment in span]
-            if any(after < before for before, after in pairwise(flat)):
+            if any(after < before for before, after in pairwise([*first, *flat])):
                 raise ValueError("its times go back")
         if any(min(counts) < 0 for _, _, *counts in self.iterations):
             raise ValueError("it sent fewer than 0 pages")

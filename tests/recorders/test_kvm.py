@@ -57,7 +57,10 @@ def test_the_dirty_ring_names_the_pages_that_the_guest_writes(firmware, tmp_path
         for first, count in zip(rows.page.tolist(), rows.count.tolist(), strict=True):
             dirty.update(range(first, first + count))
     assert dirty >= WRITTEN
-    assert len(dirty - WRITTEN) < 16
+    # Where a page is sent as zeros nothing tells its slot: then it counts in all that may have it.
+    firsts = [int(slot.split(":")[1], 16) for slot in trace.meta.source["slots"]]
+    elsewhere = {first + page for first in firsts for page in WRITTEN}
+    assert len(dirty - WRITTEN - elsewhere) < 16
 
 
 # cli; for es:di in 0x2000:0, 0x2000:0x1000 .. 0x2000:0x7000, then in 0xffff:0x10, 0xffff:0x1010 ..
