@@ -28,6 +28,7 @@ from tracer.format import META, MIGRATION, SCHEMAS, Meta
 from tracer.trace import Trace
 
 _PIECE = 8 << 20
+_PATIENCE = "retry_limit_seconds"
 _TABLES = {f"{name}.arrow" for name in SCHEMAS}
 _FILES = {META, MIGRATION, *_TABLES}
 
@@ -160,8 +161,14 @@ def default_cache() -> Path:
 
 
 def _opened(text: str) -> tuple[fs.FileSystem, str]:
+    parts = urlsplit(text)
+    address = text
+    if parts.scheme in ("gs", "gcs") and _PATIENCE not in parts.query:
+        # Google's client would try for a quarter of an hour to reach a store that is not there.
+        query = "&".join(filter(None, (parts.query, f"{_PATIENCE}=60")))
+        address = urlunsplit(parts._replace(query=query))
     try:
-        filesystem, path = fs.FileSystem.from_uri(text)
+        filesystem, path = fs.FileSystem.from_uri(address)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
@@ -171,13 +178,24 @@ def _opened(text: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
+@contextmanager
+def _answering(text: str) -> Iterator[None]:
+    """Say of which address an error of its store is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = str(error).splitlines()[0].partition(" error_info=")[0]
+        raise OSError(f"{shown(text)}: its store does not answer as it should ({reason})") from None
+
+
 def _found_in_store(text: str) -> Iterator[str]:
     filesystem, path = _opened(text)
-    try:
-        selector = fs.FileSelector(path, recursive=True)
+    # Without the last, Google's store raises an error that does not tell what is wrong.
+    selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+    with _answering(text):
         files = [info.path for info in filesystem.get_file_info(selector) if info.is_file]
-    except FileNotFoundError:
-        files = []
     places = sorted(file.removesuffix("/" + META) for file in files if file.endswith("/" + META))
     if not places:
         raise TraceError(f"{shown(text)}: no trace lies here or below; wanted one with {META}")
@@ -191,10 +209,11 @@ def _listed(text: str) -> tuple[Meta, dict[str, _Stored]]:
     """Return a stored trace's header and its files by name."""
     filesystem, path = _opened(text)
     try:
-        infos = filesystem.get_file_info(fs.FileSelector(path))
-        files = {info.base_name: info for info in infos if info.is_file}
-        with filesystem.open_input_stream(f"{path}/{META}") as stream:
-            body = stream.read().decode("utf-8")
+        with _answering(text):
+            infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            files = {info.base_name: info for info in infos if info.is_file}
+            with filesystem.open_input_stream(f"{path}/{META}") as stream:
+                body = stream.read().decode("utf-8")
     except FileNotFoundError:
         raise TraceError(
             f"{shown(text)}: no trace lies here; wanted a folder with {META}"

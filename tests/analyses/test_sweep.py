@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask
@@ -27,8 +28,8 @@ from replay.replay import replay
 from replay.strategies import strategy
 from tests.analyses.traces import hidden, race, unlisted
 from tracer import Trace
-from tracer.errors import UsageError
-from tracer.places import Cache, found, local, shown
+from tracer.errors import TraceError, UsageError
+from tracer.places import Cache, found, header, local, shown
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "analyses.commands"]
@@ -362,75 +363,114 @@ def test_what_kills_every_worker_is_reported_and_the_others_finish(cli, deadly, 
     assert len((deadly / "deaths").read_text()) >= 2
 
 
-# -- an object store ---------------------------------------------------------------------------
+# -- object stores -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def store():
-    """An object store of this machine: how to open it, and what an address of it ends with."""
+@dataclass(frozen=True)
+class Store:
+    """An object store of this machine: its file system, and addresses of what lies there."""
+
+    opened: fs.FileSystem
+    scheme: str
+    user: str
+    query: str
+
+    def address(self, place: str) -> str:
+        return f"{self.scheme}://{self.user}{place}{self.query}"
+
+
+def s3_store(port: int) -> Store:
+    where = {"scheme": "http", "endpoint_override": f"127.0.0.1:{port}"}
+    opened = fs.S3FileSystem(**where, region="us-east-1", allow_bucket_creation=True)
+    opened.create_dir("traces")
+    query = f"?scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
+    return Store(opened, "s3", "", query)
+
+
+def gs_store(port: int) -> Store:
+    where = {"scheme": "http", "endpoint_override": f"127.0.0.1:{port}"}
+    query = f"?scheme=http&endpoint_override=127.0.0.1%3A{port}"
+    return Store(fs.GcsFileSystem(**where, anonymous=True), "gs", "anonymous@", query)
+
+
+STORES = {
+    "s3": (s3_store, ("-m", "moto.server", "-H", "127.0.0.1", "-p")),
+    "gs": (gs_store, ("-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--in-memory",
+                      "--quiet", "--default-bucket", "traces", "--port")),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(request):
+    """A store that answers as S3 or as Google's does, in a process of its own."""
+    opens, command = STORES[request.param]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        line = [sys.executable, *command, str(port)]
+        with subprocess.Popen(line, stderr=subprocess.DEVNULL) as server:
             try:
                 until = time.monotonic() + 60
                 while time.monotonic() < until:
                     with (
                         contextlib.suppress(OSError),
-                        socket.create_connection(("127.0.0.1", int(port))),
+                        socket.create_connection(("127.0.0.1", port)),
                     ):
                         break
                     time.sleep(0.1)
-                where = {"scheme": "http", "endpoint_override": f"127.0.0.1:{port}"}
-                opened = fs.S3FileSystem(**where, region="us-east-1", allow_bucket_creation=True)
-                opened.create_dir("traces")
-                yield opened, f"?scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
+                yield opens(port)
             finally:
                 server.terminate()
 
 
 def test_traces_from_an_object_store(cli, traces, store):
-    opened, query = store
-    opened.create_dir("traces/all")
-    fs.copy_files(traces, "traces/all", fs.LocalFileSystem(), opened)
+    store.opened.create_dir("traces/all")
+    fs.copy_files(traces, "traces/all", fs.LocalFileSystem(), store.opened)
     line = (*NAMES, "-o", "out", "--cache", "cache")
-    code, _, err = cli(f"s3://traces/all{query}", *line)
+    code, _, err = cli(store.address("traces/all"), *line)
     assert code == 0, err
     paths = ("in/a.trace", "in/b.trace", "in/deeper/c.trace")
     wanted = replayed(paths, [1_250_000_000], [300_000_000])
     for row in wanted:
-        row["path"] = row["path"].replace("in/", "s3://traces/all/")
+        row["path"] = row["path"].replace("in/", f"{store.scheme}://traces/all/")
     assert pq.read_table("out/results.parquet").to_pylist() == wanted
     assert len(list(Path("cache").glob("*/*.trace/dirty.arrow"))) == 3
     # What comes over wrong is told by its address, and not kept.
-    with opened.open_output_stream("traces/all/a.trace/dirty.arrow") as stream:
+    with store.opened.open_output_stream("traces/all/a.trace/dirty.arrow") as stream:
         stream.write(altered(Path("in/a.trace/dirty.arrow")))
-    code, _, err = cli(f"s3://traces/all/a.trace{query}", *NAMES, "-o", "bad", "--cache", "cache")
+    code, _, err = cli(store.address("traces/all/a.trace"), *NAMES, "-o", "bad", "--cache", "cache")
     assert code == 5
-    assert "s3://traces/all/a.trace/dirty.arrow: its bytes have changed" in err
+    assert f"{store.scheme}://traces/all/a.trace/dirty.arrow: its bytes have changed" in err
     assert not list(Path("cache").glob("*/a.trace"))
 
 
-def test_addresses_without_a_trace(cli, store):
-    _, query = store
-    code, _, err = cli(f"s3://traces/nothing{query}", "-o", "out")
+def test_addresses_without_a_trace(cli, tmp_path, store):
+    code, _, err = cli(store.address("traces/nothing"), "-o", "out")
     assert (code, err.count("\n")) == (3, 1)
-    assert "s3://traces/nothing: no trace lies here or below" in err
+    assert f"{store.scheme}://traces/nothing: no trace lies here or below" in err
+    with pytest.raises(TraceError, match="no trace lies here; wanted"):
+        header(store.address("traces/nothing"), Cache(tmp_path, 1 << 30))
+
+
+def test_addresses_that_cannot_be_opened(cli):
     code, _, err = cli("gopher://traces", "-o", "out")
     assert (code, err.count("\n")) == (2, 1)
     assert shown("s3://me:secret@bucket/a?token=1") == "s3://bucket/a"
+    nobody = "endpoint_override=127.0.0.1%3A1&scheme=http"
+    where = f"gs://anonymous@traces/all?{nobody}&retry_limit_seconds=1"
+    code, _, err = cli(where, "-o", "out")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "gs://traces/all: its store does not answer as it should (" in err
 
 
 def test_the_cache_keeps_below_its_size(tmp_path, traces, store):
-    opened, query = store
-    opened.create_dir("traces/some")
-    fs.copy_files(traces, "traces/some", fs.LocalFileSystem(), opened)
-    places = list(found(f"s3://traces/some{query}"))
+    store.opened.create_dir("traces/some")
+    fs.copy_files(traces, "traces/some", fs.LocalFileSystem(), store.opened)
+    places = list(found(store.address("traces/some")))
     size = Trace.open("in/a.trace").size_bytes
     cache = Cache(tmp_path / "cache", 2 * size + size // 2)
     for place in (places[0], places[2], places[0], places[2], places[0], places[1]):
