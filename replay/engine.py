@@ -367,8 +367,8 @@ class Migration:
         memory, dirty, free, zero = self.memory, self._dirty, self._free, self._zero
         while True:
             status = k.sweep(
-                memory.state, memory.hot, memory.harvested, memory.marks, memory.chunks,
-                memory.cleared, self._blocks, self.watch, self._passed, self._sent,
+                memory.state, memory.written, memory.hot, memory.harvested, memory.marks,
+                memory.chunks, memory.cleared, self._blocks, self.watch, self._passed, self._sent,
                 memory.ctl, self._link, until, dirty.t, dirty.page, dirty.count, dirty.more,
                 free.t, free.page, free.count, free.free, free.more,
                 zero.t, zero.page, zero.count, zero.more, self.epoch_ends, self.late_epochs,
@@ -436,6 +436,7 @@ class Migration:
         guest, cursor = self.clock.guest(now), int(self.memory.ctl[k.CURSOR])
         facts = None
         if self._looks is not None:
+            self.memory.settle()
             bits = self.memory.state[self.watch >> 6] >> self._bit[:, None]
             facts = (bits & np.uint64(1)).astype(np.uint8)
         self.events.append(

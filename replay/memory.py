@@ -34,7 +34,7 @@ class Judgement:
 
 def memory_needed(pages: int, *, manual: bool, hints: bool, saturated: bool) -> int:
     """Return about how many bytes the bitmaps of a replay take."""
-    bits = 8 + manual + 2 * hints + saturated + 2 * hints  # the last: reports under way
+    bits = 9 + manual + 2 * hints + saturated + 2 * hints  # the last: reports under way
     return pages * bits // 8
 
 
@@ -52,6 +52,7 @@ class Memory:
         words = (meta.pages + 63) // 64
         nothing = np.empty(0, np.uint64)
         self.state = _lines(words)
+        self.written: Words = np.zeros(words, np.uint64)  # writes not yet in `state`
         self._last_word = np.uint64((1 << ((meta.pages - 1) % 64 + 1)) - 1)
         self._blocks = meta.blocks
         self.ctl = np.zeros(k.CTL_SIZE, np.int64)
@@ -79,17 +80,30 @@ class Memory:
 
     def initially_set(self) -> None:
         """Set the log to what it is before the guest has run: empty, or in manual mode full."""
+        self.settle()
         self.state[:, k.LOG] = 0
         self.state[:, k.WRITTEN] = 0
         if self.manual:
             self._fill(k.LOG)
             self.harvested[:] = self.state[:, k.LOG]
 
+    def settle(self) -> None:
+        """Bring the writes that the kernels put off into `state`, and count what they outdate."""
+        self.ctl[k.SUPERSEDED] += k.settle_all(self.state, self.written)
+
+    def superseded(self) -> int:
+        """Return how many good copies writes have outdated up to now."""
+        self.settle()
+        return int(self.ctl[k.SUPERSEDED])
+
     def sync(self) -> int:
         """migration_bitmap_sync: return how many pages are pending after it."""
         if self.manual:
-            return int(k.sync_manual(self.state, self.harvested, self.marks))
-        return int(k.sync_legacy(self.state))
+            pending, outdated = k.sync_manual(self.state, self.written, self.harvested, self.marks)
+        else:
+            pending, outdated = k.sync_legacy(self.state, self.written)
+        self.ctl[k.SUPERSEDED] += outdated
+        return int(pending)
 
     def free_pages(self, min_order: int) -> tuple[Words, int]:
         """Return the free list as a bitmap, of whole blocks of 2^min_order only, and its size."""
@@ -109,7 +123,9 @@ class Memory:
         """Clear the log of the marked chunks that the report names a page of (manual mode)."""
         if self.manual:
             before = self.marks.copy()
-            k.clear_named_chunks(self.state, self.harvested, self.marks, self.chunks, report)
+            self.ctl[k.SUPERSEDED] += k.clear_named_chunks(
+                self.state, self.written, self.harvested, self.marks, self.chunks, report
+            )
             self.cleared[before != self.marks] = now
 
     def skip(self, report: Words) -> int:
@@ -129,10 +145,12 @@ class Memory:
 
     def note_missed(self, skipped: Words) -> int:
         """Count the pages just skipped that are lost as things stand, and remember them."""
+        self.settle()
         return int(k.note_missed(self.state, skipped, self.missed))
 
     def missed_now(self, skipped: Words, words: Int64s) -> Words:
         """Return, of the pages just skipped, those of some words that are lost as things stand."""
+        self.settle()
         missed = np.zeros(len(words), np.uint64)
         k.note_missed(self.state[words], skipped[words], missed)
         return missed
@@ -150,6 +168,7 @@ class Memory:
         """
         lost = np.zeros(len(self.state), np.uint64)
         counts = np.zeros(8, np.int64)
+        self.settle()
         k.final_counts(self.state, self.skipped, self.missed, self._last_word, lost, counts)
         needed, freed_later, unsafe, unwritten, stale_free, old_bytes, near, bugs = map(int, counts)
         if bugs:

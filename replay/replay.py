@@ -9,7 +9,6 @@ from dataclasses import replace
 from replay.assumptions import assumptions
 from replay.doubt import Doubt, can_lose
 from replay.engine import Migration
-from replay.kernels import SUPERSEDED
 from replay.link import wire_bytes
 from replay.memory import Judgement, memory_needed
 from replay.observe import observe
@@ -159,7 +158,7 @@ def _result(
     counters = outcome.rounds
     sent = sum(row.pages_sent for row in counters)
     zero = sum(row.zero_pages_sent for row in counters)
-    superseded = int(migration.memory.ctl[SUPERSEDED])
+    superseded = migration.memory.superseded()
     reports = migration.hinting.reports
     converged = outcome.reason == "downtime-limit"
     return Result(

@@ -131,7 +131,7 @@ def kernel(guest: Guest, program: Path | None, parameters: Parameters, times: in
     work = guest.rows + counts["pages_sent"]
     state = sum(
         getattr(migration.memory, name).nbytes
-        for name in ("state", "hot", "skipped", "missed", "harvested")
+        for name in ("state", "written", "hot", "skipped", "missed", "harvested")
     )
     print(f"bytes of bitmaps a page   {state / guest.guest_pages:8.2f}")
     if program is None:

@@ -91,11 +91,12 @@ def test_agrees_on_wide_guests():
 
 def _forgets_a_harvested_page(self: Memory) -> int:
     """A sync that clears the log before it has harvested the lowest page in it."""
+    self.settle()
     logged = np.flatnonzero(self.state[:, kernels.LOG])
     if len(logged):
         word = self.state[logged[0], kernels.LOG]
         self.state[logged[0], kernels.LOG] &= word - np.uint64(1)
-    return int(kernels.sync_legacy(self.state))
+    return int(kernels.sync_legacy(self.state, self.written)[0])
 
 
 def test_a_planted_error_is_caught(monkeypatch):

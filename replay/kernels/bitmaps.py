@@ -15,7 +15,8 @@ from replay.kernels.rows import (
     PENDING,
     SYNCED,
     WRITTEN,
-    heat_run,
+    set_run,
+    settle,
     write,
 )
 from replay.kernels.sweep import clear_chunk
@@ -26,28 +27,42 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 @compiled
-def sync_legacy(state):  # type: ignore[no-untyped-def]
-    """Harvest and clear the dirty log; return the number of pending pages."""
-    pending = 0
+def settle_all(state, written):  # type: ignore[no-untyped-def]
+    """Do all writes that were put off; return how many good copies they outdate."""
+    outdated = 0
     for word in range(len(state)):
+        outdated += settle(state, written, word)
+    return np.int64(outdated)
+
+
+@compiled
+def sync_legacy(state, written):  # type: ignore[no-untyped-def]
+    """Harvest and clear the dirty log.
+
+    Returns the number of pending pages, and how many good copies the writes so far outdate.
+    """
+    pending = outdated = 0
+    for word in range(len(state)):
+        outdated += settle(state, written, word)
         row = state[word]
         row[PENDING] |= row[LOG]
         row[LOG] = _NONE
         pending += popcount(row[PENDING])
-    return np.int64(pending)
+    return np.int64(pending), np.int64(outdated)
 
 
 @compiled
-def sync_manual(state, harvested, marks):  # type: ignore[no-untyped-def]
-    """Harvest the dirty log without clearing it, mark every chunk; return the pending pages."""
-    pending = 0
+def sync_manual(state, written, harvested, marks):  # type: ignore[no-untyped-def]
+    """Harvest the dirty log without clearing it, and mark every chunk; returns as the other."""
+    pending = outdated = 0
     for word in range(len(state)):
+        outdated += settle(state, written, word)
         row = state[word]
         row[PENDING] |= row[LOG]
         harvested[word] = row[LOG]
         pending += popcount(row[PENDING])
     marks[:] = 1
-    return np.int64(pending)
+    return np.int64(pending), np.int64(outdated)
 
 
 @compiled
@@ -65,7 +80,7 @@ def touch(state, hot):  # type: ignore[no-untyped-def]
 def heat(hot, page, count):  # type: ignore[no-untyped-def]
     """Make the runs hot."""
     for i in range(len(page)):
-        heat_run(hot, page[i], np.int64(count[i]))
+        set_run(hot, page[i], np.int64(count[i]))
 
 
 @compiled
@@ -118,8 +133,14 @@ def snapshot(state, first, end, order, report):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def clear_named_chunks(state, harvested, marks, chunks, report):  # type: ignore[no-untyped-def]
-    """Clear the log of every marked chunk of which the report names a page."""
+def clear_named_chunks(  # type: ignore[no-untyped-def]
+    state, written, harvested, marks, chunks, report
+):
+    """Clear the log of every marked chunk of which the report names a page.
+
+    Returns how many good copies the writes so far outdate.
+    """
+    outdated = 0
     for chunk in range(len(marks)):
         if not marks[chunk]:
             continue
@@ -129,9 +150,10 @@ def clear_named_chunks(state, harvested, marks, chunks, report):  # type: ignore
             width = min(64 - low, end - page)
             if report[page >> 6] & run_mask(low, width):
                 marks[chunk] = 0
-                clear_chunk(state, harvested, chunks[chunk], end)
+                outdated += clear_chunk(state, written, harvested, chunks[chunk], end)
                 break
             page += width
+    return np.int64(outdated)
 
 
 @compiled

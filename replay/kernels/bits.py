@@ -78,12 +78,12 @@ def set_and_clear(_context: Any, rows: Any, row: Any, mask: Any, sets: Any, clea
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def fetch_ahead(_context: Any, rows: Any, row: Any) -> Any:
-    """Ask the memory for the line `rows[row]`, which will be written soon. No bounds check."""
+def fetch_ahead(_context: Any, words: Any, word: Any) -> Any:
+    """Ask the memory for `words[word]`, which will be written soon. No bounds check."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        first = builder.gep(data, [builder.mul(args[1], ir.Constant(_WORD, 8))])
+        first = builder.gep(data, [args[1]])
         where, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         ask = builder.module.declare_intrinsic(
             "llvm.prefetch", [where], ir.FunctionType(ir.VoidType(), [where, flag, flag, flag])
@@ -92,7 +92,7 @@ def fetch_ahead(_context: Any, rows: Any, row: Any) -> Any:
         builder.call(ask, [builder.bitcast(first, where), for_writing, keep, data_cache])
         return context.get_dummy_value()
 
-    return types.void(rows, row), codegen
+    return types.void(words, word), codegen
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -1,7 +1,9 @@
 """What a guest does to its memory: the compiled application of a trace's rows.
 
 One bit a page. Eight of a page's bits lie in the same row of `state`, a (words, 8) uint64 array
-aligned to cache lines: 64 pages are one line, so that a guest write touches one line and not six.
+aligned to cache lines, so that whoever asks about 64 pages reads one line and not eight. What a
+write does to them is put off: it sets the page's bit in `written` (words), an eighth of that
+memory, and `settle` makes up for it before anyone looks at the pages of a word, or changes them.
 No bounds are checked: rows reach a kernel only from a trace that `Trace.validate` has passed.
 """
 
@@ -41,9 +43,9 @@ _ONE = np.uint64(1)
 _NONE = np.uint64(0)
 _SIX = np.uint64(6)
 _63 = np.uint64(63)
-#: So many rows ahead a line is fetched: enough to hide the way to memory. The lines of a guest of
-#: fewer words are in the processor's cache anyway.
-_AHEAD, _NEAR = np.uint64(64), 1 << 14
+#: So many rows ahead a word is fetched: enough to hide the way to memory. The words of a guest of
+#: fewer are in the processor's cache anyway.
+_AHEAD, _NEAR = np.uint64(64), 1 << 17
 # What a write sets and clears, as columns.
 _SETS = 1 << LOG | 1 << WRITTEN
 _CLEARS = 1 << SYNCED | 1 << CREDIT | 1 << ZERO
@@ -57,36 +59,36 @@ def write(state, word, mask):  # type: ignore[no-untyped-def]
     return outdated
 
 
-@compiled
-def _write_run(state, page, count):  # type: ignore[no-untyped-def]
-    outdated, end = 0, page + count
-    while page < end:
-        low = page & 63
-        width = min(64 - low, end - page)
-        outdated += write(state, np.uint64(page >> 6), run_mask(low, width))
-        page += width
-    return outdated
+@njit(cache=True, nogil=True, inline="always")
+def settle(state, written, word):  # type: ignore[no-untyped-def]
+    """Do the writes to `word` that were put off; return how many good copies they outdate."""
+    mask = written[word]
+    if mask == _NONE:
+        return 0
+    written[word] = _NONE
+    return write(state, np.uint64(word), mask)
 
 
 @compiled
-def heat_run(hot, page, count):  # type: ignore[no-untyped-def]
-    """Make the run hot."""
+def set_run(words, page, count):  # type: ignore[no-untyped-def]
+    """Set the run's bits in `words`."""
     end = page + count
     while page < end:
         low = page & 63
         width = min(64 - low, end - page)
-        hot[page >> 6] |= run_mask(low, width)
+        words[page >> 6] |= run_mask(low, width)
         page += width
 
 
 @compiled
-def _free_run(state, hot, page, count, free):  # type: ignore[no-untyped-def]
-    """The run enters or leaves the free list; return how many copies hidden writes outdate."""
+def _free_run(state, written, hot, page, count, free):  # type: ignore[no-untyped-def]
+    """The run enters or leaves the free list; return how many copies writes so far outdate."""
     outdated, end = 0, page + count
     while page < end:
         word, low = np.uint64(page >> 6), page & 63
         width = min(64 - low, end - page)
         mask = run_mask(low, width)
+        outdated += settle(state, written, word)
         if free:
             if len(hot):  # written without pause until this moment
                 outdated += write(state, word, mask & hot[word] & ~state[word, FREE])
@@ -99,52 +101,56 @@ def _free_run(state, hot, page, count, free):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _zero_run(state, hot, page, count):  # type: ignore[no-untyped-def]
-    end = page + count
+def _zero_run(state, written, hot, page, count):  # type: ignore[no-untyped-def]
+    """The run's content becomes zero; return how many copies writes so far outdate."""
+    outdated, end = 0, page + count
     while page < end:
         word, low = np.uint64(page >> 6), page & 63
         width = min(64 - low, end - page)
         mask = run_mask(low, width)
+        outdated += settle(state, written, word)
         if len(hot):
             mask &= ~hot[word] | state[word, FREE]
         state[word, ZERO] |= mask
         state[word, SYNCED] |= mask & ~state[word, HELD]
         page += width
+    return outdated
 
 
 @njit(cache=True, nogil=True, inline="always")
-def dirty_rows(state, hot, dt, dp, dc, row, bound, first, past):  # type: ignore[no-untyped-def]
+def dirty_rows(  # type: ignore[no-untyped-def]
+    state, written, hot, dt, dp, dc, row, bound, first, past
+):
     """Apply dirty rows up to guest time `bound`, up to the first one that is in the way.
 
     In the way is a row of pending pages among first..past-1, which are about to be copied, and any
-    run that has a page of them. `hot` is empty where rows make no page hot. Returns the next row,
-    and how many good copies the rows outdated.
+    run that has a page of them. `hot` is empty where rows make no page hot. Returns the next row.
     """
-    outdated, at, end = 0, np.uint64(row), np.uint64(len(dt))
+    at, end = np.uint64(row), np.uint64(len(dt))
     begin, span = np.uint64(first), np.uint64(past - first)
-    distant = len(state) > _NEAR
+    distant = len(written) > _NEAR
     while at < end and dt[at] <= bound:
         if distant:
-            fetch_ahead(state, np.uint64(dp[min(at + _AHEAD, end - _ONE)]) >> _SIX)
+            fetch_ahead(written, np.uint64(dp[min(at + _AHEAD, end - _ONE)]) >> _SIX)
         page = np.uint64(dp[at])
         if dc[at] == 1:
             word, bit = page >> _SIX, _ONE << (page & _63)
             if page - begin < span and state[word, PENDING] & bit != _NONE:
                 break
-            outdated += write(state, word, bit)
+            written[word] |= bit
         else:
             if dp[at] < past and dp[at] + np.int64(dc[at]) > first:
                 break
-            outdated += _write_run(state, dp[at], np.int64(dc[at]))
+            set_run(written, dp[at], np.int64(dc[at]))
         if len(hot):
-            heat_run(hot, dp[at], np.int64(dc[at]))
+            set_run(hot, dp[at], np.int64(dc[at]))
         at += _ONE
-    return np.int64(at), outdated
+    return np.int64(at)
 
 
 @compiled
 def all_rows(  # type: ignore[no-untyped-def]
-    state, hot, ctl, guest, first, past, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+    state, written, hot, ctl, guest, first, past, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
     zt, zp, zc, z_more, epochs, late_epochs,
 ):  # fmt: skip
     """Apply all rows up to guest time `guest`, in the model's order at one instant.
@@ -169,8 +175,7 @@ def all_rows(  # type: ignore[no-untyped-def]
         tz = zt[z] if z < len(zt) else FOREVER
         plain = min(min(tf, tz), te)
         bound = min(min(guest, tf - 1), min(tz, te if late_epochs else te - 1))
-        d, gone = dirty_rows(state, heating, dt, dp, dc, d, bound, first, past)
-        outdated += gone
+        d = dirty_rows(state, written, heating, dt, dp, dc, d, bound, first, past)
         if d == len(dt) and d_more:
             status = NEED_DIRTY
             break
@@ -185,7 +190,7 @@ def all_rows(  # type: ignore[no-untyped-def]
             if fp[f] < past and fp[f] + fc[f] > first:
                 status, plain = IN_THE_WAY, upcoming
                 break
-            outdated += _free_run(state, hot, fp[f], fc[f], ff[f])
+            outdated += _free_run(state, written, hot, fp[f], fc[f], ff[f])
             f += 1
         elif te == upcoming and not (late_epochs and (td == te or tz == te)):
             status = EPOCH_END
@@ -194,7 +199,7 @@ def all_rows(  # type: ignore[no-untyped-def]
             if zp[z] < past and zp[z] + zc[z] > first:
                 status, plain = IN_THE_WAY, upcoming
                 break
-            _zero_run(state, hot, zp[z], zc[z])
+            outdated += _zero_run(state, written, hot, zp[z], zc[z])
             z += 1
     ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[ZERO_ROW] = d, f, z
     ctl[SUPERSEDED] += outdated

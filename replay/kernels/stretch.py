@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from replay.kernels.bits import highest, lowest, popcount
-from replay.kernels.rows import FREE, PENDING, ZERO
+from replay.kernels.rows import FREE, PENDING, ZERO, settle
 from tracer.compiled import compiled
 
 #: Slots of the constants `link` (int64): ns and rest of ns for a page and a zero page.
@@ -42,20 +42,21 @@ def burnt_of(state, hot, burning, word, pages):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def gather(state, hot, burning, first, stop):  # type: ignore[no-untyped-def]
-    """Return a stretch from `first`, which is pending, on: some pending pages before `stop`.
+def gather(state, written, hot, burning, first, stop):  # type: ignore[no-untyped-def]
+    """Choose a stretch from `first`, which is pending, on: some pending pages before `stop`.
 
-    Returns the page past it, how many pages and zero pages are to be copied before its last one,
-    and whether it has but that one.
+    All writes to its words so far are settled. Returns the page past it, how many pages and zero
+    pages are to be copied before its last one, and how many good copies the writes outdated.
     """
     word, words = first >> 6, len(state)
     furthest = min(min(words, word + _FAR), stop >> 6)
     todo = state[word, PENDING] & within(word, first, min(stop, (word + 1) << 6))
-    number, more = 0, popcount(todo)
+    number, more, outdated = 0, popcount(todo), 0
     zeros, last, pages, blank = 0, word, todo, _NONE
     while number + more <= LONGEST:
         if more:
             last, pages = word, todo
+            outdated += settle(state, written, word)
             blank = state[word, ZERO] & ~burnt_of(state, hot, burning, word, todo) & todo
             number += more
             zeros += popcount(blank)
@@ -67,7 +68,7 @@ def gather(state, hot, burning, first, stop):  # type: ignore[no-untyped-def]
     top = highest(pages)
     if blank >> np.uint64(top) & _ONE != _NONE:
         zeros -= 1
-    return (last << 6) + top + 1, number - 1 - zeros, zeros
+    return (last << 6) + top + 1, number - 1 - zeros, zeros, outdated
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -46,6 +46,7 @@ from replay.kernels.rows import (
     ZERO_SENT,
     all_rows,
     dirty_rows,
+    settle,
     write,
 )
 from replay.kernels.stretch import (
@@ -92,20 +93,26 @@ def last_before(guest, soon, h0, g0, rate):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def clear_chunk(state, harvested, first, end):  # type: ignore[no-untyped-def]
-    """KVM_CLEAR_DIRTY_LOG of pages first..end-1: what was harvested leaves the log."""
-    page = first
+def clear_chunk(state, written, harvested, first, end):  # type: ignore[no-untyped-def]
+    """KVM_CLEAR_DIRTY_LOG of pages first..end-1: what was harvested leaves the log.
+
+    Returns how many good copies the writes so far outdate.
+    """
+    page, outdated = first, 0
     while page < end:
         word, low = page >> 6, page & 63
         width = min(64 - low, end - page)
+        outdated += settle(state, written, word)
         state[word, LOG] &= ~(harvested[word] & run_mask(low, width))
         page += width
+    return outdated
 
 
 @compiled
 def sweep(  # type: ignore[no-untyped-def]
-    state, hot, harvested, marks, chunks, cleared, blocks, watch, passed, sent, ctl, link, until,
-    dt, dp, dc, d_more, ft, fp, fc, ff, f_more, zt, zp, zc, z_more, epochs, late_epochs,
+    state, written, hot, harvested, marks, chunks, cleared, blocks, watch, passed, sent,
+    ctl, link, until, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+    zt, zp, zc, z_more, epochs, late_epochs,
 ):  # fmt: skip
     """Copy pending pages in order and let the guest run, up to host time `until`.
 
@@ -114,8 +121,10 @@ def sweep(  # type: ignore[no-untyped-def]
     beyond a limit; NEED_* when a table's rows ran out; EPOCH_END when a recording's epoch ends. The
     caller sees to it and calls again.
 
-    `hot` (words, or empty): pages that hidden writes dirty without pause. `harvested` (words, or
-    empty), `marks` (uint8) and `chunks` (int64, first pages and a sentinel): manual log mode.
+    `written` (words): pages whose writes are put off (see `rows`); what is still there when this
+    comes back has not been settled. `hot` (words, or empty): pages that hidden writes dirty without
+    pause. `harvested` (words, or empty), `marks` (uint8) and `chunks` (int64, first pages and a
+    sentinel): manual log mode.
     `blocks` (int64, (3, blocks)): first pages, pages past the end, and the bytes that name a block
     on the wire where a page of it follows one of another block.
     `watch` (int64, ascending pages): `passed` takes the host time at which the cursor passed each,
@@ -142,12 +151,11 @@ def sweep(  # type: ignore[no-untyped-def]
         # The guest first: everything up to the instant at which the link is free.
         now = min(tau, until)
         guest = g0 + (now - h0 if rate == FULL_RATE else (now - h0) * rate // FULL_RATE)
-        d, gone = dirty_rows(state, heating, dt, dp, dc, d, min(guest, plain - 1), 0, 0)
-        outdated += gone
+        d = dirty_rows(state, written, heating, dt, dp, dc, d, min(guest, plain - 1), 0, 0)
         if guest >= plain or (d == len(dt) and d_more):
             ctl[DIRTY_ROW] = d
             status, plain = all_rows(
-                state, hot, ctl, guest, 0, 0, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+                state, written, hot, ctl, guest, 0, 0, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                 zt, zp, zc, z_more, epochs, late_epochs,
             )  # fmt: skip
             d = ctl[DIRTY_ROW]
@@ -185,14 +193,15 @@ def sweep(  # type: ignore[no-untyped-def]
             if marks[chunk]:
                 marks[chunk] = 0
                 cleared[chunk] = tau
-                clear_chunk(state, harvested, chunks[chunk], chunks[chunk + 1])
+                outdated += clear_chunk(state, written, harvested, chunks[chunk], chunks[chunk + 1])
             stop = min(stop, chunks[chunk + 1])
         if page < blocks[0, block] or page >= blocks[1, block]:
             block = _last_from(blocks[0], page)
             size += blocks[2, block]
         stop = min(stop, blocks[1, block])
         # With it those after it, where nothing can come between them.
-        past, fulls, zeros = gather(state, hot, burning, page, stop)
+        past, fulls, zeros, gone = gather(state, written, hot, burning, page, stop)
+        outdated += gone
         start, rest = tau, fraction  # of the last copy
         if fulls + zeros > 0:
             most_now = copies if small else 1
@@ -208,15 +217,15 @@ def sweep(  # type: ignore[no-untyped-def]
         if start > tau:
             guest = g0 + (start - h0 if rate == FULL_RATE else (start - h0) * rate // FULL_RATE)
             bound = min(guest, plain - 1)
-            d, gone = dirty_rows(state, heating, dt, dp, dc, d, bound, page, past)
-            outdated += gone
+            d = dirty_rows(state, written, heating, dt, dp, dc, d, bound, page, past)
             status, when = DUE, FOREVER
             if d < len(dt) and dt[d] <= bound:
                 status, when = IN_THE_WAY, dt[d]
             elif guest >= plain or (d == len(dt) and d_more):
                 ctl[DIRTY_ROW] = d
                 status, plain = all_rows(
-                    state, hot, ctl, guest, page, past, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+                    state, written, hot, ctl, guest, page, past,
+                    dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                     zt, zp, zc, z_more, epochs, late_epochs,
                 )  # fmt: skip
                 d, when = ctl[DIRTY_ROW], plain

@@ -94,6 +94,8 @@ def _lives(trace, name, parameters):
     times = {row.t for who in range(trace.pages) for row in rows_of(plain, who) if row.t > 0}
     looks = plain.host(np.array(sorted(times), np.int64)) if times else np.empty(0, np.int64)
     seen = observe(migration(np.unique(looks)))
+    for one in (seen, plain):
+        one.migration.memory.settle()
     assert (seen.migration.memory.state == plain.migration.memory.state).all()
     return [life(seen, who) for who in range(trace.pages)]
 
