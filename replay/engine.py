@@ -436,8 +436,9 @@ class Migration:
         guest, cursor = self.clock.guest(now), int(self.memory.ctl[k.CURSOR])
         facts = None
         if self._looks is not None:
-            self.memory.settle()
-            bits = self.memory.state[self.watch >> 6] >> self._bit[:, None]
+            words = self.watch >> 6
+            self.memory.settle(words)
+            bits = self.memory.state[words] >> self._bit[:, None]
             facts = (bits & np.uint64(1)).astype(np.uint8)
         self.events.append(
             Event(kind, now, guest, self.round, report, chunk, passed, sent, skipped,

@@ -87,9 +87,12 @@ class Memory:
             self._fill(k.LOG)
             self.harvested[:] = self.state[:, k.LOG]
 
-    def settle(self) -> None:
-        """Bring the writes that the kernels put off into `state`, and count what they outdate."""
-        self.ctl[k.SUPERSEDED] += k.settle_all(self.state, self.written)
+    def settle(self, words: Int64s | None = None) -> None:
+        """Bring the writes that kernels put off into `state`, of all words or but some of them."""
+        if words is None:
+            self.ctl[k.SUPERSEDED] += k.settle_all(self.state, self.written)
+        else:
+            self.ctl[k.SUPERSEDED] += k.settle_words(self.state, self.written, words)
 
     def superseded(self) -> int:
         """Return how many good copies writes have outdated up to now."""
@@ -145,14 +148,15 @@ class Memory:
 
     def note_missed(self, skipped: Words) -> int:
         """Count the pages just skipped that are lost as things stand, and remember them."""
-        self.settle()
-        return int(k.note_missed(self.state, skipped, self.missed))
+        found, outdated = k.note_missed(self.state, self.written, skipped, self.missed)
+        self.ctl[k.SUPERSEDED] += outdated
+        return int(found)
 
     def missed_now(self, skipped: Words, words: Int64s) -> Words:
         """Return, of the pages just skipped, those of some words that are lost as things stand."""
-        self.settle()
-        missed = np.zeros(len(words), np.uint64)
-        k.note_missed(self.state[words], skipped[words], missed)
+        self.settle(words)
+        missed, nothing = np.zeros((2, len(words)), np.uint64)
+        k.note_missed(self.state[words], nothing, skipped[words], missed)
         return missed
 
     def touch(self) -> None:

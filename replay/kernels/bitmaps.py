@@ -36,6 +36,15 @@ def settle_all(state, written):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def settle_words(state, written, words):  # type: ignore[no-untyped-def]
+    """Do the writes to some words (int64) that were put off; returns as `settle_all`."""
+    outdated = 0
+    for word in words:
+        outdated += settle(state, written, word)
+    return np.int64(outdated)
+
+
+@compiled
 def sync_legacy(state, written):  # type: ignore[no-untyped-def]
     """Harvest and clear the dirty log.
 
@@ -175,22 +184,24 @@ def skip(state, report, skipped):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def note_missed(state, report, missed):  # type: ignore[no-untyped-def]
+def note_missed(state, written, report, missed):  # type: ignore[no-untyped-def]
     """Add to `missed` the pages just skipped (`report`) that are lost as things stand.
 
     Such a page was free at the snapshot and is in use now, so its last take came after the
-    snapshot, and WRITTEN alone says that a write followed. Returns how many there are.
+    snapshot, and WRITTEN alone says that a write followed. Returns how many there are, and how
+    many good copies the writes so far to words of the report outdate.
     """
-    found = 0
+    found = outdated = 0
     for word in range(len(state)):
         if report[word] == _NONE:
             continue
+        outdated += settle(state, written, word)
         row = state[word]
         carried = row[PENDING] | row[LOG] | row[SYNCED] | row[FREE]
         lost = report[word] & row[WRITTEN] & ~carried
         missed[word] |= lost
         found += popcount(lost)
-    return np.int64(found)
+    return np.int64(found), np.int64(outdated)
 
 
 @compiled
