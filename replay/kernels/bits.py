@@ -95,6 +95,23 @@ def fetch_ahead(_context: Any, words: Any, word: Any) -> Any:
     return types.void(words, word), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def unowned(_context: Any, array: Any) -> Any:
+    """Return the same array, not counted by whoever uses it; somebody else has to keep it.
+
+    Counting takes an atomic operation for every array that is given to a function, even to one that
+    is compiled into its caller: as long as copying some pages.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        made = context.make_array(signature.args[0])(context, builder, args[0])
+        made.meminfo = ir.Constant(made.meminfo.type, None)
+        made.parent = ir.Constant(made.parent.type, None)
+        return made._getvalue()
+
+    return array(array), codegen
+
+
 @njit(cache=True, nogil=True, inline="always")
 def run_mask(low, width):  # type: ignore[no-untyped-def]
     """Return the mask of `width` (1..64) bits from bit `low`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from replay.kernels.bits import fetch_ahead, popcount, run_mask, set_and_clear
+from replay.kernels.bits import fetch_ahead, popcount, run_mask, set_and_clear, unowned
 from tracer.compiled import compiled
 
 #: Columns of `state`. Belief: PENDING, LOG. Truth: the others.
@@ -159,6 +159,8 @@ def all_rows(  # type: ignore[no-untyped-def]
     and its time, at the first row of pages among first..past-1. Epoch ends come before the dirty
     rows of their instant, or with `late_epochs` after all of its rows.
     """
+    state, written, hot = unowned(state), unowned(written), unowned(hot)
+    dt, dp, dc = unowned(dt), unowned(dp), unowned(dc)
     d, f, z = ctl[DIRTY_ROW], ctl[FREE_ROW], ctl[ZERO_ROW]
     te = epochs[ctl[EPOCH]] if ctl[EPOCH] < len(epochs) else FOREVER
     heating = hot[:0] if late_epochs else hot

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from replay.kernels.bits import lowest, popcount, run_mask
+from replay.kernels.bits import lowest, popcount, run_mask, unowned
 from replay.kernels.rows import (
     BLOCK,
     BYTES,
@@ -130,6 +130,8 @@ def sweep(  # type: ignore[no-untyped-def]
     `watch` (int64, ascending pages): `passed` takes the host time at which the cursor passed each,
     `sent` whether it was copied then. `cleared` takes the time at which a chunk was cleared.
     """
+    state, written, hot = unowned(state), unowned(written), unowned(hot)
+    dt, dp, dc = unowned(dt), unowned(dp), unowned(dc)
     words = len(state)
     rate, h0, g0 = ctl[RATE], ctl[HOST_0], ctl[GUEST_0]
     tau, fraction, cursor = ctl[LINK_NS], ctl[LINK_REST], ctl[CURSOR]
