@@ -28,7 +28,7 @@ from tracer.recorders.ring_memory import RingMemory
 from tracer.recorders.session import Recorded, Session, Wanted
 
 PAGE = 4096
-EVENTS = ("kvm_dirty_ring_page", "kvm_set_user_memory")
+EVENTS = ("kvm_dirty_ring_page", "kvm_set_user_memory", "query_dirty_rate_info")
 #: How often (s) the rings are looked at. One of 4096 entries is not filled and emptied faster.
 _LOOK = 0.004
 #: How long (s) a round may go on after the recording is to stop; a longer one is left to itself.
@@ -201,38 +201,43 @@ class _Job:
 
     async def run(self) -> str | None:
         """Make rounds until it is over; return why where the guest ended it."""
-        zero: int | None = None
-        ended = 0
+        await self._start_round()
+        zero = time.monotonic_ns()
+        self._session.begin(None)
         while True:
-            try:
-                await self._start_round()
-            except RecordError:
-                if zero is None:
-                    raise
-                return await self._gone()
-            now = time.monotonic_ns()
-            if zero is None:
-                zero = now
-                self._session.begin(None)
-            else:
-                self.gaps += 1
-                self.longest_gap_ns = max(self.longest_gap_ns, now - ended)
-            told = self._log.told
+            signs = self._log.signs
             over = await self._finish_round()
             ended = time.monotonic_ns()
             if over is None:
                 return await self._gone()
             self._harvest.look()
-            if self._log.told == told:
+            if over and self._log.signs == signs:
                 return self._silent()
+            more = over and not self._wanted.over(ended - zero)
+            # The next round comes first: what is written until it begins is not logged.
+            began = more and await self._next_round(ended)
             if over or self._memory is not None:
                 self._session.epoch(ended - zero, self._harvest.pages(pending=not over))
-            if not over or self._wanted.over(ended - zero):
+            if not more:
                 return None
+            if not began:
+                return await self._gone()
+
+    async def _next_round(self, ended: int) -> bool:
+        """Begin another round; return whether QEMU was there for it."""
+        try:
+            await self._start_round()
+        except RecordError:
+            return False
+        self.gaps += 1
+        self.longest_gap_ns = max(self.longest_gap_ns, time.monotonic_ns() - ended)
+        if self._memory is not None:
+            self._memory.find(await _vcpus(self._monitor))
+        return True
 
     def _silent(self) -> str:
         """Return why nothing more comes where QEMU's log ceased; raises RecordError in round 1."""
-        if not self._rounds:
+        if self._rounds == 1:
             raise RecordError(
                 f"QEMU writes no trace lines to {self._file.path}: it was built without the log "
                 f"trace backend, or somebody turned its log elsewhere; {_INSTEAD}"
@@ -240,8 +245,6 @@ class _Job:
         return "somebody turned QEMU's log elsewhere"
 
     async def _start_round(self) -> None:
-        if self._memory is not None and self._rounds:
-            self._memory.find(await _vcpus(self._monitor))
         try:
             await self._monitor.do(
                 "calc-dirty-rate", {"calc-time": self._seconds, "mode": "dirty-ring"}
@@ -307,8 +310,7 @@ class _Job:
                 monitor = await connect(socket)
             except (RecordError, UsageError):
                 self._file.told.append(
-                    f"QEMU's monitor is gone: its trace events {', '.join(self._turned)} stay on, and "
-                    "its log goes nowhere"
+                    "QEMU's monitor is gone: the trace events stay on, and its log goes nowhere"
                 )
                 return
             try:

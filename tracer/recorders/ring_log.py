@@ -21,6 +21,8 @@ _CHUNK = 1 << 22
 _KEEP = 1 << 24
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _SLOT_EVENT = b"kvm_set_user_memory "
+#: What QEMU logs whenever it is asked for the dirty rate: a sign of life.
+_SIGN = b"query_dirty_rate_info "
 _PAGE_EVENT, _FETCH, _OFFSET = (
     np.frombuffer(text, np.uint8)
     for text in (b"kvm_dirty_ring_page vcpu ", b" fetch ", b" offset 0x")
@@ -99,12 +101,14 @@ class RingLog:
         self.tables = [slots.places()]
         #: Every place that a slot had, as `ID:FIRST_PAGE:PAGES`.
         self.seen: set[str] = set()
-        #: Lines that told of slots.
-        self.told = 0
+        #: How often QEMU logged that it was asked for the dirty rate.
+        self.signs = 0
+        self._entries(b"\n")  # compiled before there is a hurry
 
     def read(self) -> None:
         """Read on to the end of what QEMU has written."""
         for data in self._tail.lines():
+            self.signs += data.count(_SIGN)
             begin = 0
             at = data.find(_SLOT_EVENT)
             while at >= 0:
@@ -115,7 +119,6 @@ class RingLog:
             self._entries(data[begin:])
 
     def _slot(self, words: str) -> None:
-        self.told += 1
         found = LOG_SLOT.match(words)
         change = parse_change(found, 10) if found else None
         if change is not None:
