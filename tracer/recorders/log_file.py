@@ -99,7 +99,11 @@ class LogFile:
 
     def lives(self) -> bool:
         """Return whether QEMU's process is there."""
-        return self._pid > 0 and Path(f"/proc/{self._pid}").exists()
+        try:
+            state = Path(f"/proc/{self._pid}/stat").read_text(errors="replace")
+        except OSError:
+            return False
+        return state.rpartition(")")[2].split()[0] not in "ZX"
 
     async def give_back(self, monitor: Monitor) -> None:
         """Turn QEMU's log back, once, by this monitor; raises RecordError where it has gone."""

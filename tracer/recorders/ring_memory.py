@@ -96,12 +96,12 @@ class Ring:
         # Not collected yet, so the next with this place from `low` on; had that been logged, it
         # could be the one after.
         ahead = low + (place - low) % size
-        # Collected and reset: the last with this place. KVM fills in the place behind the last
-        # dirty one before it sets the flag.
+        # Collected, perhaps reset: the last with this place. The next to be logged may be collected
+        # already, and KVM fills in the place behind the last dirty one before it sets the flag.
         behind = high - 1 - (high - 1 - place) % size
         filled = np.roll(dirty, 1) | (place == high % size)
         take = dirty & (ahead >= high)
-        reset = (entries["flags"] == 0) & ~filled & (behind < low) & (behind >= 0)
+        reset = ~dirty & ~filled & (behind < low) & (behind >= 0)
         number = np.where(take, ahead, behind)
         new = (take | reset) & (number > self._last)
         at = np.flatnonzero(new)
