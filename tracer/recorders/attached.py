@@ -240,9 +240,9 @@ class _Job:
         if self._rounds == 1:
             raise RecordError(
                 f"QEMU writes no trace lines to {self._file.path}: it was built without the log "
-                f"trace backend, or somebody turned its log elsewhere; {_INSTEAD}"
+                f"trace backend, the disk is full, or its log was turned elsewhere; {_INSTEAD}"
             )
-        return "somebody turned QEMU's log elsewhere"
+        return "QEMU logs no more: its log was turned elsewhere, or its disk is full"
 
     async def _start_round(self) -> None:
         try:
@@ -253,7 +253,7 @@ class _Job:
             if "not enabled" in str(error):
                 raise RecordError(
                     "this guest's KVM keeps a bitmap, of which QEMU tells no pages; start it with "
-                    f"-accel kvm,dirty-ring-size=4096, or {_INSTEAD}"
+                    "-accel kvm,dirty-ring-size=4096, or use dirtylog record process --qmp"
                 ) from None
             raise
 

@@ -108,10 +108,18 @@ class LogFile:
     async def give_back(self, monitor: Monitor) -> None:
         """Turn QEMU's log back, once, by this monitor; raises RecordError where it has gone."""
         old = self._old
-        if old is None:
-            return
+        files = _open_files(self._pid)
+        if old is None or (files is not None and str(self.path) not in files.values()):
+            return  # somebody has turned it elsewhere since
         place = _target(self._pid, old)
-        kept = self._keep(place)
+        kept = None
+        if _is_regular(place) and place.stat().st_size:
+            kept = self._copy(place)
+            if kept is None:
+                self.told.append(
+                    f"{place} could not be copied, and QEMU would empty it: its log goes nowhere"
+                )
+                old = Path("/dev/null")
         try:
             await monitor.say(f'logfile "{old}"')
         except Refused:
@@ -129,13 +137,17 @@ class LogFile:
             return
         kept.unlink()
 
-    def _keep(self, place: Path) -> Path | None:
-        """Copy a log that QEMU will empty."""
-        if not _is_regular(place) or not place.stat().st_size:
-            return None
-        kept = self.path.with_name(f"{self.path.name}-{secrets.token_hex(4)}")
-        shutil.copyfile(place, kept)
-        return kept
+    def _copy(self, place: Path) -> Path | None:
+        """Copy a log that QEMU will empty, beside it or beside ours; None without room."""
+        for folder in (place.parent, self.path.parent):
+            kept = folder / f".{place.name}-{secrets.token_hex(4)}.kept"
+            try:
+                shutil.copyfile(place, kept)
+            except OSError:
+                kept.unlink(missing_ok=True)
+                continue
+            return kept
+        return None
 
 
 def _open_files(pid: int) -> dict[int, str] | None:

@@ -18,7 +18,7 @@ from tracer.rows import Int64s
 
 #: Bytes that are read at once, and after how many the file's space is given back.
 _CHUNK = 1 << 22
-_KEEP = 1 << 24
+_KEEP = 1 << 20
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _SLOT_EVENT = b"kvm_set_user_memory "
 #: What QEMU logs whenever it is asked for the dirty rate: a sign of life.
