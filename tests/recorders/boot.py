@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +67,44 @@ def firmware(folder: Path) -> list[str]:
     code = CODE.replace(bytes.fromhex("b9d007"), bytes.fromhex("b9ffff"))
     path.write_bytes(bytes(192 << 10) + code.ljust(0xFFF0, b"\0") + START.ljust(16, b"\0"))
     return ["-bios", str(path)]
+
+
+# In 32-bit mode without paging, on every vCPU: the first starts the others.
+#           cli; lgdtl %cs:(gdtr - start); mov $0x11, %eax; mov %eax, %cr0; ljmpl $8, $high
+#   high:   mov $16, %eax; mov %eax, %ds; mov $0x1b, %ecx; rdmsr; test $0x100, %eax; jz table
+#           movl $0x1ff, 0xfee000f0; movl $0xc4500, 0xfee00300
+#           mov $0x100000, %ecx; 1: pause; loop 1b; movl $0xc46f0, 0xfee00300
+#   table:  mov 0xfee00020, %ebp; shr $16, %ebp; add $0xf0800, %ebp  (0x100 bytes a vCPU)
+#   again:  mov %ebp, %ebx
+#   run:    mov (%ebx), %edi; mov 4(%ebx), %esi; add $8, %ebx; test %esi, %esi; jz wait
+#   page:   incb (%edi); add $0x1000, %edi; test $0x3f000, %edi; jnz 3f; in $0x80, %al
+#   3:      cmp %esi, %edi; jb page; jmp run
+#   wait:   mov $0x8000, %ecx; 2: loop 2b; in $0x80, %al; jmp again
+#   gdt:    flat code and data; gdtr
+# The port hands the turn to QEMU, which empties a ring that is full.
+FLAT = bytes.fromhex(
+    "fa2e660f0116b00066b8110000000f22c066ea19000f000800b8100000008ed8b91b0000000f32a900010000"
+    "7427c705f000e0feff010000c7050003e0fe00450c00b900001000f390e2fcc7050003e0fef0460c008b2d20"
+    "00e0fec1ed1081c500080f0089eb8b3b8b730483c30885f67418fe0781c700100000f7c700f003007502e480"
+    "39f772eaebdcb900800000e2fee480ebcf8d76000000000000000000ffff0000009bcf00ffff00000093cf00"
+    "170098000f00"
+)
+
+
+def flat_firmware(folder: Path, vcpus: Sequence[Sequence[tuple[int, int]]]) -> list[str]:
+    """Return options for a guest whose vCPUs write these pages for ever: first, and how many.
+
+    Guest addresses below 4 GiB; the last 64 KiB below 1 MiB are the program's own.
+    """
+    rom = bytearray(FLAT.ljust(64 << 10, b"\0"))
+    for number, pages in enumerate(vcpus):
+        runs = b"".join(struct.pack("<II", n << 12, n + count << 12) for n, count in pages)
+        at = 0x800 + number * 0x100
+        rom[at : at + len(runs)] = runs
+    rom[0xFFF0 : 0xFFF0 + len(START)] = START
+    path = folder / "flat"
+    path.write_bytes(bytes(192 << 10) + rom)
+    return ["-bios", str(path), "-smp", str(len(vcpus))]
 
 
 def wait_for_program(pid: int, ram: Region) -> None:

@@ -101,6 +101,16 @@ class SlotTable:
                 self.seen.append(str(slot))
         return list(places.values())
 
+    def places(self) -> dict[int, Slot]:
+        """Return all slots that may be written, by number as the ring's entries have it."""
+        return {
+            space << 16 | number: Slot(
+                f"{space << 16 | number}", self._place(each), each.size >> _SHIFT
+            )
+            for (space, number), each in self._slots.items()
+            if not each.flags & _READ_ONLY
+        }
+
     def _place(self, slot: SlotChange) -> int:
         for number, host in self._hosts.items():
             offset, base = slot.host - host, self._layout.base[number]

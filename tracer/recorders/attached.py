@@ -1,39 +1,38 @@
-"""`record qemu --qmp`: the dirty ring's pages of a running QEMU, through its monitor alone.
+"""`record qemu --qmp`: the dirty rings' pages of a running QEMU, through its monitor.
 
 QMP itself gives rates. Pages come from the trace event `kvm_dirty_ring_page`, which the monitor
 turns on, while one round of `calc-dirty-rate` after the other has the guest's writes logged: a
-round's end harvests all rings. Nothing else of QEMU's names pages without a migration: under TCG
-no command clears the dirty log (and a QEMU 7.2 dies of `calc-dirty-rate` in a mode that asks KVM),
-and of KVM's bitmap no event tells the pages.
+round's end harvests all rings. The event leaves out the memory slot; `kvm_set_user_memory` tells
+where the slots lie, at the begin of each round, and the rings in QEMU's memory which slot an entry
+is in. Nothing else of QEMU's names pages without a migration: under TCG no command but a migration
+clears the dirty log (of what clears DIRTY_MEMORY_MIGRATION all is called by migration/ram.c, in 7.2
+and in 10.2 alike), and of KVM's bitmap no event tells the pages.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from tracer.errors import RecordError, UsageError
 from tracer.format import Block, Meta
+from tracer.readers.blocks import Layout
+from tracer.readers.qemu_slots import SlotTable
+from tracer.recorders.log_file import LogFile, own_name
 from tracer.recorders.qmp import Monitor, connect, need_qmp, open_socket
-from tracer.recorders.ramblocks import RamBlock, ram_blocks, ranges_of
+from tracer.recorders.ramblocks import hosts_of, sizes_of
+from tracer.recorders.ring_harvest import Harvest
+from tracer.recorders.ring_log import RingLog, Tail
+from tracer.recorders.ring_memory import RingMemory
 from tracer.recorders.session import Recorded, Session, Wanted
-from tracer.rows import Int64s
 
 PAGE = 4096
-EVENT = "kvm_dirty_ring_page"
-_PAGE_LINE = re.compile(rb"kvm_dirty_ring_page [^\n]*?offset 0x([0-9a-f]{1,16})\n")
-_MIB = 1 << 20
-#: How often (s) QEMU is asked whether a round is over, near its end.
-_ASK = 0.01
+EVENTS = ("kvm_dirty_ring_page", "kvm_set_user_memory", "query_dirty_rate_info")
+#: How often (s) the rings are looked at. One of 4096 entries is not filled and emptied faster.
+_LOOK = 0.004
+#: How long (s) a round may go on after the recording is to stop; a longer one is left to itself.
+_WORTH_WAITING = 2.0
 _LONGEST_ROUND = 60
 _INSTEAD = "record it with dirtylog record process --qmp, or with dirtylog record migration"
 
@@ -51,8 +50,8 @@ def record_attached(
     if odd or not 1 <= seconds <= _LONGEST_ROUND:
         raise UsageError(f"a round takes whole seconds, 1 to {_LONGEST_ROUND}")
     need_qmp()
-    path = log or wanted.out.absolute().parent / f".{wanted.out.name}-{secrets.token_hex(4)}.log"
-    return asyncio.run(_record(wanted, socket, seconds, path.absolute()))
+    path = log.absolute() if log else own_name(wanted.out)
+    return asyncio.run(_record(wanted, socket, seconds, path))
 
 
 async def _record(wanted: Wanted, socket: Path, seconds: int, log: Path) -> Recorded:
@@ -60,16 +59,26 @@ async def _record(wanted: Wanted, socket: Path, seconds: int, log: Path) -> Reco
     monitor = await connect(channel, socket)
     try:
         await _check(monitor)
-        ram = (await ram_blocks(monitor))[0]
-        slots = _Slots(await ranges_of(monitor, ram))
-        with Session(wanted, _meta(ram, seconds, slots)) as session:
-            job = _Job(monitor, session, wanted, seconds, log, slots)
-            try:
-                await job.begin()
-                ended = await job.run()
-            finally:
-                await job.restore(pid)
-            return session.end(ended, job.notes(), gaps=job.gaps, longest_gap_ns=job.longest_gap_ns)
+        layout, hosts = await _layout(monitor)
+        memory, why = await _rings(monitor, pid)
+        try:
+            with Session(wanted, _meta(layout, seconds, memory is not None)) as session:
+                job = _Job(monitor, session, wanted, seconds, LogFile(monitor, pid, log))
+                try:
+                    await job.begin(SlotTable(layout, hosts, 0), memory)
+                    ended = await job.run()
+                finally:
+                    await job.restore(socket)
+                return session.end(
+                    ended,
+                    [*([why] if why else []), *job.notes()],
+                    gaps=job.gaps,
+                    longest_gap_ns=job.longest_gap_ns,
+                    slots=job.slots,
+                )
+        finally:
+            if memory is not None:
+                memory.close()
     finally:
         await monitor.close()
 
@@ -82,63 +91,81 @@ async def _check(monitor: Monitor) -> None:
             "this QEMU runs its guest by TCG, where only a migration clears the dirty log: "
             + _INSTEAD
         )
-    states = await monitor.attempt("trace-event-get-state", {"name": EVENT}) or []
-    if not states or states[0]["state"] == "unavailable":
-        raise RecordError(f"this QEMU has no trace event {EVENT}: {_INSTEAD}")
+    for name in EVENTS:
+        states = await monitor.attempt("trace-event-get-state", {"name": name}) or []
+        if not states or states[0]["state"] == "unavailable":
+            raise RecordError(f"this QEMU has no trace event {name}: {_INSTEAD}")
     status = await monitor.attempt("query-dirty-rate") or {}
     if status.get("status") == "measuring":
         raise RecordError("somebody is measuring this QEMU's dirty rate already; wait for the end")
 
 
-def _meta(ram: RamBlock, seconds: int, slots: _Slots) -> Meta:
-    notes = [
-        f"pages of {ram.name} alone: the event names no memory slot, and another's count as its",
-    ]
-    if slots.low:
-        notes.append(
-            "a page below 1 MiB and one of the first pages above it look alike in the trace event: "
-            "both are taken as written"
+async def _layout(monitor: Monitor) -> tuple[Layout, dict[int, int]]:
+    """Return QEMU's RAM blocks, and by number where they begin in its memory."""
+    found = await hosts_of(monitor)
+    blocks, hosts, first = [], {}, 0
+    for number, (block, host) in enumerate(found):
+        pages = -(-block.size // PAGE)
+        blocks.append(Block(block.name, first, pages))
+        if host is not None:
+            hosts[number] = host
+        first += pages
+    if 0 not in hosts:
+        raise RecordError(f"QEMU does not say where it has {blocks[0].name}: {_INSTEAD}")
+    base = tuple(block.first_page for block in blocks)
+    return Layout(tuple(blocks), base, blocks[0].pages), hosts
+
+
+async def _rings(monitor: Monitor, pid: int) -> tuple[RingMemory | None, str | None]:
+    """Return QEMU's rings, or why they cannot be read.
+
+    Raises RecordError where they cannot, and most offsets would be in several slots.
+    """
+    try:
+        memory = RingMemory(pid)
+    except OSError as error:
+        why = f"the memory of QEMU's process {pid} cannot be read ({error.strerror})"
+    else:
+        try:
+            if memory.find(await _vcpus(monitor)):
+                return memory, None
+            why = f"process {pid} at the socket does not have the guest's dirty rings"
+        except (RecordError, UsageError) as error:
+            why = str(error)
+        memory.close()
+    sizes = sorted(await sizes_of(monitor))
+    if sum(sizes[:-1]) > sizes[-1] >> 4:
+        raise RecordError(
+            f"{why}: only that tells in which of the guest's memory slots a page is; run as root "
+            f"or as QEMU's user, or {_INSTEAD}"
         )
+    return None, (
+        f"{why}: an entry that can mean pages of several memory slots is taken as all of them"
+    )
+
+
+async def _vcpus(monitor: Monitor) -> list[int]:
+    return sorted(cpu["cpu-index"] for cpu in await monitor.do("query-cpus-fast"))
+
+
+def _meta(layout: Layout, seconds: int, exact: bool) -> Meta:
     return Meta(
         page_size=PAGE,
-        pages=ram.size // PAGE,
+        pages=layout.pages,
         duration_ns=0,
-        blocks=(Block(ram.name, 0, ram.size // PAGE),),
+        blocks=layout.blocks,
         resolution="epoch",
         clock="host",
         source={
             "recorder": "qemu-dirty-ring",
             "accelerator": "kvm-dirty-ring",
             "round_s": seconds,
-            "notes": notes,
+            "slots_from": "ring memory" if exact else "offsets",
+            "notes": [
+                "a ring has what vCPUs write: what QEMU's devices and vhost write is not there"
+            ],
         },
     )
-
-
-class _Slots:
-    """KVM's slots of the main RAM: one that holds most of it, and small ones below 1 MiB.
-
-    Raises RecordError where several are large: the trace event does not say which it means.
-    """
-
-    def __init__(self, ranges: Sequence[tuple[int, int, int]]):
-        pages = [(offset // PAGE, (end - low) // PAGE) for low, end, offset in ranges]
-        large = [slot for slot, (low, _, _) in zip(pages, ranges, strict=True) if low >= _MIB]
-        if len(large) != 1:
-            raise RecordError(
-                f"the guest's RAM lies in {len(large)} large memory slots, and the trace event "
-                f"does not say which of them a page is in: {_INSTEAD}"
-            )
-        self._main = large[0]
-        self.low = [slot for slot in pages if slot != self._main]
-
-    def pages(self, offsets: Int64s) -> Int64s:
-        """Return the pages that offsets in a slot may mean, int64 ascending."""
-        parts = [
-            first + offsets[(offsets >= 0) & (offsets < count)]
-            for first, count in (self._main, *self.low)
-        ]
-        return np.unique(np.concatenate(parts))
 
 
 class _Job:
@@ -150,55 +177,72 @@ class _Job:
         session: Session,
         wanted: Wanted,
         seconds: int,
-        log: Path,
-        slots: _Slots,
+        file: LogFile,
     ):
         self._monitor, self._session, self._wanted = monitor, session, wanted
-        self._seconds, self._log, self._slots = seconds, log, slots
-        self._at = 0
-        self._rest = b""
-        self._turned = False
-        self._logging = False
+        self._seconds, self._file = seconds, file
+        self._turned: list[str] = []
+        self._tail: Tail | None = None
+        self._still = self._rounds = 0
+        self._left: str | None = None
         self.gaps = self.longest_gap_ns = 0
 
-    async def begin(self) -> None:
-        """Have QEMU log the event to our file; raises RecordError where it cannot."""
-        try:
-            self._log.touch(mode=0o666)
-            self._log.chmod(0o666)  # QEMU may be another user's
-        except OSError as error:
-            raise UsageError(f"{self._log}: cannot be written ({error.strerror})") from None
-        self._logging = True
-        await self._monitor.say(f'logfile "{self._log}"')
-        states = await self._monitor.do("trace-event-get-state", {"name": EVENT})
-        if states[0]["state"] == "disabled":
-            self._turned = True
-            await self._monitor.do("trace-event-set-state", {"name": EVENT, "enable": True})
+    async def begin(self, slots: SlotTable, memory: RingMemory | None) -> None:
+        """Have QEMU log the events to our file; raises RecordError where it cannot."""
+        await self._file.turn()
+        self._tail = Tail(self._file.path)
+        self._log = RingLog(self._tail, slots)
+        self._memory, self._harvest = memory, Harvest(self._log, memory)
+        for name in EVENTS:
+            states = await self._monitor.do("trace-event-get-state", {"name": name})
+            if states[0]["state"] == "disabled" or self._file.orphaned:
+                self._turned.append(name)
+                await self._monitor.do("trace-event-set-state", {"name": name, "enable": True})
 
     async def run(self) -> str | None:
         """Make rounds until it is over; return why where the guest ended it."""
-        zero: int | None = None
-        ended = 0
+        await self._start_round()
+        zero = time.monotonic_ns()
+        self._session.begin(None)
         while True:
-            try:
-                await self._start_round()
-            except RecordError:
-                if zero is None:
-                    raise
-                return "QEMU ended"
-            now = time.monotonic_ns()
-            if zero is None:
-                zero = now
-                self._session.begin(None)
-            else:
-                self.gaps += 1
-                self.longest_gap_ns = max(self.longest_gap_ns, now - ended)
-            if not await self._finish_round():
-                return "QEMU ended"
+            signs = self._log.signs
+            over = await self._finish_round()
             ended = time.monotonic_ns()
-            self._session.epoch(ended - zero, self._slots.pages(self._read()))
-            if self._wanted.over(ended - zero):
+            if over is None:
+                return await self._gone()
+            self._harvest.look()
+            if over and self._log.signs == signs:
+                return self._silent()
+            more = over and not self._wanted.over(ended - zero)
+            # The next round comes first: what is written until it begins is not logged.
+            began = more and await self._next_round(ended)
+            if over or self._memory is not None:
+                self._session.epoch(ended - zero, self._harvest.pages(pending=not over))
+            if not more:
                 return None
+            if not began:
+                return await self._gone()
+
+    async def _next_round(self, ended: int) -> bool:
+        """Begin another round; return whether QEMU was there for it."""
+        try:
+            await self._start_round()
+        except RecordError:
+            return False
+        self.gaps += 1
+        self.longest_gap_ns = max(self.longest_gap_ns, time.monotonic_ns() - ended)
+        if self._memory is not None:
+            self._memory.find(await _vcpus(self._monitor))
+        return True
+
+    def _silent(self) -> str:
+        """Return why nothing more comes where QEMU's log ceased; raises RecordError in round 1."""
+        if self._rounds == 1:
+            raise RecordError(
+                f"QEMU writes no trace lines to {self._file.path}: it was built without the log "
+                f"trace backend, the disk is full, or its log was turned elsewhere; {_INSTEAD}"
+            )
+        return "QEMU logs no more: its log was turned elsewhere, or its disk is full"
 
     async def _start_round(self) -> None:
         try:
@@ -209,62 +253,96 @@ class _Job:
             if "not enabled" in str(error):
                 raise RecordError(
                     "this guest's KVM keeps a bitmap, of which QEMU tells no pages; start it with "
-                    f"-accel kvm,dirty-ring-size=4096, or {_INSTEAD}"
+                    "-accel kvm,dirty-ring-size=4096, or use dirtylog record process --qmp"
                 ) from None
             raise
 
-    async def _finish_round(self) -> bool:
-        """Wait for the round's end; return whether QEMU lived to see it."""
-        await asyncio.sleep(self._seconds - 10 * _ASK)
+    async def _finish_round(self) -> bool | None:
+        """Wait for the round's end; False where it was left to itself, None where QEMU ended."""
+        begin = asked = time.monotonic()
         while True:
+            await asyncio.sleep(_LOOK)
+            now = time.monotonic()
+            left = self._seconds - (now - begin)
+            try:
+                self._harvest.look()
+            except OSError:  # its memory has gone
+                return None
+            if self._wanted.stop.is_set() and left > _WORTH_WAITING:
+                self._left = (
+                    f"QEMU goes on measuring for {left:.0f} s, and then ends that by itself"
+                )
+                return False
+            if left > 0 or now - asked < _LOOK:
+                continue
+            asked = now
             try:
                 status = await self._monitor.do("query-dirty-rate")
             except RecordError:
-                return False
+                return None
             if status["status"] == "measured":
+                self._rounds += 1
+                state = await self._monitor.attempt("query-status") or {}
+                self._still += not state.get("running", True)
                 return True
-            await asyncio.sleep(_ASK)
 
-    def _read(self) -> Int64s:
-        """Return the offsets that were logged since, and give the file's space back."""
-        offsets: list[Int64s] = []
-        with self._log.open("rb") as file:
-            file.seek(self._at)
-            while data := file.read(1 << 22):
-                self._at += len(data)
-                data = self._rest + data
-                end = data.rfind(b"\n") + 1
-                self._rest = data[end:]
-                found = [int(digits, 16) for digits in _PAGE_LINE.findall(data[:end])]
-                offsets.append(np.unique(np.array(found, np.uint64)).astype(np.int64))
-        # QEMU writes on where it is: what was read becomes a hole.
-        os.truncate(self._log, 0)
-        return np.concatenate(offsets) if offsets else np.empty(0, np.int64)
+    async def _gone(self) -> str:
+        """Return why QEMU does not answer any more."""
+        for _ in range(20):
+            if not self._file.lives():
+                return "QEMU ended"
+            await asyncio.sleep(0.05)
+        return "the connection to QEMU's monitor broke"
 
-    async def restore(self, pid: int) -> None:
-        """Turn the event off and QEMU's log back to where it was."""
-        with suppress(RecordError):
-            if self._turned:
-                await self._monitor.do("trace-event-set-state", {"name": EVENT, "enable": False})
-            if self._logging:
-                await self._monitor.say(f'logfile "{_old_log(pid)}"')
-        self._log.unlink(missing_ok=True)
+    async def restore(self, socket: Path) -> None:
+        """Turn the events off and QEMU's log back to where it was, by another connection if needed.
+
+        What stays as it is goes to the notes.
+        """
+        if self._tail is not None:
+            self._tail.close()
+        try:
+            await self._put_back(self._monitor)
+        except RecordError:
+            if not self._file.lives():
+                return
+            try:
+                monitor = await connect(socket)
+            except (RecordError, UsageError):
+                self._file.told.append(
+                    "QEMU's monitor is gone: the trace events stay on, and its log goes nowhere"
+                )
+                return
+            try:
+                await self._put_back(monitor)
+            finally:
+                await monitor.close()
+        finally:
+            self._file.path.unlink(missing_ok=True)
+
+    async def _put_back(self, monitor: Monitor) -> None:
+        while self._turned:
+            await monitor.do("trace-event-set-state", {"name": self._turned[-1], "enable": False})
+            self._turned.pop()
+        await self._file.give_back(monitor)
+
+    @property
+    def slots(self) -> list[str]:
+        """The memory slots that there were, as `ID:FIRST_PAGE:PAGES`."""
+        return sorted(self._log.seen)
 
     def notes(self) -> list[str]:
         """Return what the rounds leave open."""
-        if not self.gaps:
-            return []
-        longest = f"{self.longest_gap_ns / 1e6:.1f} ms"
-        return [f"nothing is logged between two rounds: {self.gaps} gaps of at most {longest}"]
-
-
-def _old_log(pid: int) -> str:
-    """Return the file that QEMU was told to log to, or its standard error."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        words = []
-    for option, value in pairwise(words):
-        if option in ("-D", "--D"):
-            return value
-    return "/dev/stderr"
+        counts, notes = self._harvest.counts, []
+        if self.gaps:
+            longest = f"{self.longest_gap_ns / 1e6:.1f} ms"
+            notes.append(
+                f"nothing is logged between two rounds: {self.gaps} gaps of at most {longest}"
+            )
+        notes += counts.notes()
+        if self._still:
+            notes.append(
+                f"the guest stood still at the end of {self._still} of {self._rounds} rounds; the "
+                "trace's clock ran on"
+            )
+        return [*notes, *([self._left] if self._left else []), *self._file.told]

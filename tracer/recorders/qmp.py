@@ -102,7 +102,7 @@ async def connect(to: Path | socket.socket, path: Path | None = None) -> Monitor
             "time, so give QEMU another one (-qmp unix:PATH,server=on,wait=off)"
         ) from None
     except (ConnectError, OSError, EOFError) as error:
-        why = str(error) or type(error).__name__
+        why = " ".join(str(error).split()) or type(error).__name__
         raise RecordError(f"{name}: no QMP monitor answers ({why})") from None
     return Monitor(client)
 

@@ -17,7 +17,7 @@ from tracer.recorders.qmp import Monitor, connect, need_qmp, open_socket
 
 _BLOCK = re.compile(r"\s*(\S.*?)\s+\d+ [KMG]iB((?:\s+0x[0-9a-f]+)+)(?:\s+(?:ro|rw))?\s*", re.ASCII)
 _RANGE = re.compile(
-    r"\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom|romd|ramd)\): (\S+)"
+    r"\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (ram|rom|romd|ramd)\): (\S+)"
     r"(?: @([0-9a-f]{16}))?.*",
     re.ASCII,
 )
@@ -57,14 +57,10 @@ async def regions_of(monitor: Monitor, pid: int) -> tuple[list[Region], list[str
 
     Raises RecordError where it has none that could be found.
     """
-    blocks = await ram_blocks(monitor)
-    places = {} if any(block.host is not None for block in blocks) else await _mapped(monitor)
     there = mappings(pid)
     regions: list[Region] = []
     left_out, first = [], 0
-    for block in blocks:
-        short = block.name.rsplit("/", 1)[-1] if not block.name.startswith("/") else block.name
-        start = block.host if block.host is not None else places.get(short, places.get(block.name))
+    for block, start in await hosts_of(monitor):
         mine = next((m for m in there if start is not None and m.start <= start < m.end), None)
         if start is None or mine is None or block.size % PAGE or start % PAGE:
             left_out.append(block.name)
@@ -78,18 +74,44 @@ async def regions_of(monitor: Monitor, pid: int) -> tuple[list[Region], list[str
     return regions, notes if left_out else []
 
 
+async def hosts_of(monitor: Monitor) -> list[tuple[RamBlock, int | None]]:
+    """Return QEMU's RAM blocks, and where it has each; None where that is not known for certain."""
+    blocks = await ram_blocks(monitor)
+    if any(block.host is not None for block in blocks):
+        return [(block, block.host) for block in blocks]
+    places = await _mapped(monitor)
+    found = []
+    for block in blocks:
+        short = block.name.rsplit("/", 1)[-1] if not block.name.startswith("/") else block.name
+        found.append(places.get(short, places.get(block.name)))
+    # A region goes by a name that two devices of a kind can have.
+    return [
+        (block, None if host is None or found.count(host) > 1 else host)
+        for block, host in zip(blocks, found, strict=True)
+    ]
+
+
 async def ranges_of(monitor: Monitor, block: RamBlock) -> list[tuple[int, int, int]]:
     """Return where a block is in the guest's memory: address, end, and its offset there."""
     mine = (block.name, block.name.rsplit("/", 1)[-1])
     return [(low, high, offset) for name, low, high, offset in await _flat(monitor) if name in mine]
 
 
-async def _flat(monitor: Monitor) -> list[tuple[str, int, int, int]]:
-    """Return name, address, end and offset of everything mapped in the guest's memory."""
+async def sizes_of(monitor: Monitor) -> list[int]:
+    """Return the bytes of each range of the guest's addresses that is its RAM."""
+    return [high - low for _, low, high, _ in await _flat(monitor, "ram")]
+
+
+async def _flat(monitor: Monitor, kind: str = "") -> list[tuple[str, int, int, int]]:
+    """Return name, address, end and offset of all, or of a kind, in the guest's memory."""
     text = str(await monitor.do("human-monitor-command", {"command-line": "info mtree -f"}))
     views = [view for view in text.split("FlatView #") if ' AS "memory"' in view]
     found = filter(None, map(_RANGE.fullmatch, (views or [text])[0].splitlines()))
-    return [(m[3], int(m[1], 16), int(m[2], 16) + 1, int(m[4] or "0", 16)) for m in found]
+    return [
+        (m[4], int(m[1], 16), int(m[2], 16) + 1, int(m[5] or "0", 16))
+        for m in found
+        if kind in ("", m[3])
+    ]
 
 
 async def _mapped(monitor: Monitor) -> dict[str, int]:
