@@ -87,6 +87,16 @@ class Recording:
         """Whether QEMU said that the migration completed."""
         return self.final.get("status") == "completed"
 
+    @property
+    def syncs(self) -> int | None:
+        """How many syncs there were, None where nothing says it.
+
+        QEMU's counter leaves out the one after the stop from 11 on; the log has it.
+        """
+        counted = self.counter("dirty-sync-count")
+        logged = len(self.recorded.get("syncs") or ())
+        return counted + 1 if self.completed and counted == logged - 1 else counted
+
     def counter(self, name: str) -> int | None:
         """Return a counter of query-migrate's `ram`, None where it has none of that name."""
         value = self.final["ram"].get(name)
