@@ -6,7 +6,7 @@ import pytest
 
 from analyses.commands import run
 from analyses.recording import Recording
-from tests.readers.test_qemu import folder
+from tests.readers.test_qemu import T0, folder
 from tests.readers.test_qemu_versions import migration
 from tracer import Trace
 from tracer.readers import import_qemu
@@ -28,9 +28,15 @@ def test_all_syncs_count_where_qemu_leaves_out_the_last(tmp_path, version, count
     assert Recording.of(Trace.open(out)).syncs == 4
 
 
-def test_a_log_that_lacks_more_than_the_last_sync_is_not_made_up_for(tmp_path):
-    out = recorded(tmp_path, migration(11), syncs=2)
-    assert Recording.of(Trace.open(out)).syncs == 2
+def test_syncs_of_a_migration_that_was_cancelled_are_those_before_its_last_answer(tmp_path):
+    """From 11 on a timer's syncs are in the log alone."""
+    log = migration(11)[:-5]
+    answer = {"status": "active", "ram": RAM | {"dirty-sync-count": 1}}
+    for after_us, syncs in ((250_000, 2), (203_000, 1), (400_000, 3)):
+        polls = [answer | {"t": (T0 + after_us) / 1e6}]
+        files = folder(tmp_path / "in", log, final={"status": "cancelled"}, polls=polls)
+        out = import_qemu(files, out=tmp_path / "a.trace", force=True).out
+        assert Recording.of(Trace.open(out)).syncs == syncs
 
 
 def without(log, *names):
