@@ -189,6 +189,15 @@ def test_a_cut_last_line_and_a_cut_gzip_are_tolerated_and_said(tmp_path: Path) -
     assert 0 < report.lines < len(SMALL)
 
 
+def test_a_log_with_fewer_copies_than_qemu_counted_is_said(tmp_path: Path) -> None:
+    """One that was cut at the end of a line shows it by nothing else."""
+    said = "the log has 6 of the 9 copies of pages that QEMU counted: lines are missing"
+    for counted, noted in ((6, 0), (9, 1), (5, 0)):
+        final = {"status": "completed", "ram": SMALL_RAM | {"normal": counted}}
+        report = run(tmp_path, final=final)
+        assert sum(said in note for note in report.notes) == noted
+
+
 def test_unknown_events_and_other_text_are_counted(tmp_path: Path) -> None:
     log = text(SMALL).splitlines(keepends=True)
     log[4:4] = [
