@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from analyses.recording import Recording
 from tracer import Trace, TraceError, UsageError
 from tracer.readers import ImportReport, import_qemu
 
@@ -361,6 +363,9 @@ def test_without_migrate_json_what_is_missing_is_said(tmp_path: Path) -> None:
     # The highest page seen is 10; 1 MiB is what that is rounded up to.
     assert report.pages == 256
     assert any("its size is not recorded" in note for note in report.notes)
+    assert any("the answers of query-migrate were not there" in note for note in report.notes)
+    with pytest.raises(TraceError, match=r"were not there when the migration was imported"):
+        Recording.of(Trace.open(report.out))
 
 
 def walk(begin: int, end: int, runs: str, delay: int = 0) -> str:
@@ -867,6 +872,9 @@ def test_missing_inputs_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TraceError, match=r"holds neither qemu\.log nor qemu\.log\.gz"):
         import_qemu(tmp_path / "empty", out=out)
+    with pytest.raises(TraceError, match=r"t\.trace: is a trace already"):
+        import_qemu(run(tmp_path).out, out=out, force=True)
+    shutil.rmtree(out)
     with pytest.raises(TraceError, match=r"no\.log: cannot be opened"):
         import_qemu(log=tmp_path / "no.log", out=out)
     with pytest.raises(TraceError, match=r"no\.json: cannot be read"):

@@ -26,7 +26,10 @@ _MOMENTS = ("t_host_ns", "end_host_ns")
 def check_migration(body: Mapping[str, Any], where: str) -> None:
     """Raise TraceError, beginning with `where`, for a `migration.json` that cannot be one."""
     if not isinstance(body.get("ram"), Mapping):
-        raise TraceError(f'{where}: no counters of RAM (no object "ram")')
+        raise TraceError(
+            f"{where}: no counters of RAM; the answers of query-migrate (migrate.json or qmp.txt) "
+            "were not there when the migration was imported, so there is nothing to compare with"
+        )
     check_answer(body, where)
     for key in ("parameters", "capabilities", "recorded"):
         if not isinstance(body.get(key) or {}, Mapping):

@@ -80,6 +80,11 @@ def notes_on(outcome: Outcome) -> tuple[str, ...]:
     notes += [f"{count} {text}" for count, text in counted if count]
     notes += outcome.ring_notes
     copies, counted_by_qemu = int(log.counts[SAVE]), outcome.answers.ram.get("normal", 0)
+    if outcome.answers.path is None:
+        notes.append(
+            "the answers of query-migrate were not there (migrate.json or qmp.txt): parameters and "
+            "counters of the migration are unknown, and accuracy has nothing to compare with"
+        )
     if 0 < copies < counted_by_qemu:
         notes.append(
             f"the log has {copies} of the {counted_by_qemu} copies of pages that QEMU counted: "
