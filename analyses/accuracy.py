@@ -29,6 +29,8 @@ _SETUP_NS = 4_000_000
 #: What a tolerance is held against; the rest is shown only.
 JUDGED = ("normal_pages", "zero_pages", "wire_bytes", "syncs", "total_ns", "throttle_percent")
 _TIMES = ("total_ns", "downtime_ns")
+#: What the quantities are called that say how many pages were sent from one sync to the next.
+EPOCH = "normal_pages_epoch_"
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,23 @@ class Accuracy:
     curves: tuple[Curve, ...]
     remarks: tuple[str, ...]
 
-    def missed(self, percent: float) -> list[Row]:
-        """Return the rows that are held to a tolerance and exceed it.
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """The scenarios, `expected` first where it is there: it is what is foretold."""
+        known = tuple(dict.fromkeys(row.scenario for row in self.rows))
+        return tuple(sorted(known, key=lambda scenario: scenario != "expected"))
 
-        They are those of scenario `expected`, or of the first where there is no such.
-        """
-        known = [row.scenario for row in self.rows]
-        leading = "expected" if "expected" in known else next(iter(known), None)
+    def of(self, scenario: Scenario) -> dict[str, Row]:
+        """Return the rows of a scenario by quantity."""
+        return {row.quantity: row for row in self.rows if row.scenario == scenario}
+
+    def missed(self, percent: float) -> list[Row]:
+        """Return the rows that are held to a tolerance and exceed it: of the first scenario."""
         return [
             row
-            for row in self.rows
-            if row.scenario == leading and row.quantity in JUDGED and not row.within(percent)
+            for scenario in self.scenarios[:1]
+            for row in self.of(scenario).values()
+            if row.quantity in JUDGED and not row.within(percent)
         ]
 
 
@@ -130,14 +138,14 @@ def measure(
 ) -> Accuracy:
     """Replay `source` (validated; its own trace where none is given) as the recording was run.
 
-    bandwidth (bytes/s) and downtime_ns go before what was recorded. line: of `Parameters`, the
+    bandwidth (bytes/s) and downtime_ns: where they were not recorded. line: of `Parameters`, the
     sender's speed, where it is not what `source` was recorded with. guest_load: percent, where it
     is not what `source` shows (`replay.pacing`). even_host: whether to leave out what the host kept
-    the recorded sender from. seeds: how many to try. Raises UsageError where
-    the recording does not say the bandwidth and none is given, where `source` is of another guest,
-    and where it was recorded with hinting and the recording ran without.
+    the recorded sender from. seeds: how many to try. Raises UsageError where nobody says the
+    bandwidth, where what is given is not what was recorded, where `source` is of another guest, and
+    where it was recorded with hinting and the recording ran without.
     """
-    trace, parameters, load_known = circumstances(
+    how = circumstances(
         recording,
         source,
         bandwidth=bandwidth,
@@ -146,7 +154,7 @@ def measure(
         guest_load=guest_load,
         even_host=even_host,
     )
-    readings = Readings(trace, parameters)
+    trace, readings = how.trace, Readings(how.trace, how.parameters)
     rows: list[Row] = []
     curves = [_recorded_curve(recording)]
     outlasted: list[str] = []
@@ -159,7 +167,7 @@ def measure(
         curves.append(_predicted_curve(trace, scenario, outcome, _end(recording)))
     name = recording.trace.name
     said = (
-        *remarks(recording, trace, parameters, load_known),
+        *remarks(recording, how),
         *_about_readings(name, readings, outlasted),
     )
     return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), said)
@@ -252,7 +260,7 @@ def _quantities(
     copied = _by_epoch(outcome, moment.host_ns)
     for number, sync in enumerate(recording.recorded.get("syncs") or ()):
         predicted = copied[number] if number < len(copied) else None
-        yield f"normal_pages_epoch_{number + 1}", sync.get("normal"), predicted
+        yield f"{EPOCH}{number + 1}", sync.get("normal"), predicted
 
 
 def _end(recording: Recording) -> int | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from analyses.needed import check_needed
@@ -17,6 +17,21 @@ from tracer.trace import Trace
 MS_NS = 1_000_000
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """What to replay and how, and how that is known.
+
+    load_known: how the guest's load is. sender: what the recording of `trace` says of the sender's
+    speed, given: what the user says, both as `replay.parameters` names it.
+    """
+
+    trace: Trace
+    parameters: Parameters
+    load_known: str
+    sender: Mapping[str, int]
+    given: Mapping[str, int]
+
+
 def circumstances(
     recording: Recording,
     source: Trace | None,
@@ -26,8 +41,8 @@ def circumstances(
     line: Mapping[str, Any] | None,
     guest_load: int | None,
     even_host: bool = False,
-) -> tuple[Trace, Parameters, str]:
-    """Return what to replay, how, and how the guest's load is known.
+) -> Circumstances:
+    """Return what to replay and how.
 
     Arguments and errors are those of `analyses.accuracy.measure`. A migration of its own recording
     has the host as it was; one of another has it take as much from the sender as from that one's.
@@ -42,13 +57,11 @@ def circumstances(
     parameters = replace(parameters, **{**sender, **(line or {})})
     trace, load, load_known = _as_worked(trace, guest_load)
     parameters = replace(parameters, guest_load=load)
-    if even_host:
-        return trace, parameters, load_known
-    if source is None and not line and recording.ran_with(bandwidth, downtime_ns):
+    if not even_host and source is None and not line:
         parameters = replace(parameters, course=recording.course(parameters.bandwidth))
-    else:
+    elif not even_host:
         parameters = replace(parameters, lost_ns=_lost(source or recording.trace))
-    return trace, parameters, load_known
+    return Circumstances(trace, parameters, load_known, sender, line or {})
 
 
 def _alike(recorded: Trace, source: Trace) -> None:
@@ -113,18 +126,40 @@ def _about_load(name: str, trace: Trace, parameters: Parameters, known: str) -> 
         yield f"{name}: the guest of {trace.name} was throttled and {how} ({known}): undone"
 
 
-def remarks(
-    recording: Recording, trace: Trace, parameters: Parameters, load_known: str
-) -> Iterator[str]:
+def _about_sender(name: str, how: Circumstances) -> Iterator[str]:
+    """Say how fast the sender is, and of each figure whence it is."""
+    parameters = how.parameters
+    recorded = "as recorded" if name == how.trace.name else f"as {how.trace.name} was recorded"
+    figures = (
+        ("line_rate", f"puts out {parameters.line_rate / 1e9:.3g} GB/s"),
+        ("zero_page_ns", f"passes a zero page in {parameters.zero_page_ns} ns"),
+        ("wake_ns", f"wakes {parameters.wake_ns / 1e3:.3g} us late"),
+    )
+    groups: dict[str, list[str]] = {}
+    for key, said in figures:
+        known = "as given" if key in how.given else recorded if key in how.sender else "by default"
+        groups.setdefault(known, []).append(said)
+    if set(groups) != {"by default"}:
+        parts = [f"{_all_of(figures)} ({known})" for known, figures in groups.items()]
+        yield f"{name}: the sender {_all_of(parts)}"
+
+
+def _all_of(parts: Sequence[str]) -> str:
+    *several, last = parts
+    return f"{', '.join(several)} and {last}" if several else last
+
+
+def remarks(recording: Recording, how: Circumstances) -> Iterator[str]:
     """Say what a migration is foretold with, and what of the recorded one is lacking."""
-    name = recording.trace.name
-    yield from _about_load(name, trace, parameters, load_known)
-    if parameters.line_rate != Parameters.line_rate:
+    name, trace, parameters = recording.trace.name, how.trace, how.parameters
+    if not_there := recording.not_in_the_log():
         yield (
-            f"{name}: the sender puts out {parameters.line_rate / 1e9:.3g} GB/s, passes a zero "
-            f"page in {parameters.zero_page_ns} ns and wakes {parameters.wake_ns / 1e3:.3g} us "
-            "late (as recorded, or as given)"
+            f"{name}: its log has {' and '.join(not_there)} that QEMU counted: it lacks lines or "
+            f"ends before the migration does (at {trace.meta.duration_ns / 1e9:.3g} s of guest "
+            "time)"
         )
+    yield from _about_load(name, trace, parameters, how.load_known)
+    yield from _about_sender(name, how)
     if parameters.dirty_limit is not None and (unknown := recording.unknown_of_the_limit()):
         limit = parameters.dirty_limit
         yield (

@@ -287,9 +287,10 @@ class _Case:
         near, hold = len(self._missed), self._first.hold
         healed = f", {_pages(near, 'was', 'were')} lost for a while" if near else ""
         if self._stop_ns is None:
+            loop = ", or let the trace loop" if self._parameters.at_end == "stop" else ""
             return (
                 f"no switchover ({self._reason}), so that no page is lost or saved{healed}; allow "
-                "more downtime or bandwidth, or let the trace loop"
+                f"more downtime or bandwidth{loop}"
             )
         if not self._strategy.hints:
             return "it skips no page, so it loses none"

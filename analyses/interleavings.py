@@ -146,8 +146,8 @@ class Search:
     """One search; `losses` runs it, the counts tell how far it has come.
 
     watch is told the states so far now and then. states: visited. depth: steps of the longest of
-    the shortest courses. cut: whether `steps` ended courses that go on. waiting: states that were
-    yet to be followed when the memory was full.
+    the shortest courses. switchovers: states in which a course ends. cut: whether `steps` ended
+    courses that go on. waiting: states that were yet to be followed when the memory was full.
     """
 
     setting: Setting
@@ -156,6 +156,7 @@ class Search:
     watch: Callable[[int], None] | None = None
     states: int = 0
     depth: int = 0
+    switchovers: int = 0
     cut: bool = False
     waiting: int = 0
     _came: dict[_Plain, tuple[_Plain, Label] | None] = field(default_factory=dict, repr=False)
@@ -184,7 +185,9 @@ class Search:
                     came[new] = state, label
                     if new[0] != STOPPED:
                         following.append(new)
-                    elif lost := _lost(new):
+                        continue
+                    self.switchovers += 1
+                    if lost := _lost(new):
                         self.states = len(came)
                         yield self._course(new, lost)
                 if len(came) >= look:

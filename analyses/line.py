@@ -6,12 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analyses.recording import Recording
 from tracer.errors import TraceError
+from tracer.format import META
 from tracer.readers.migration_log import MigrationLog, read_migration
 from tracer.readers.qemu import find_answers, find_log
 from tracer.readers.qemu_log import QemuLog, read_qemu_log
 from tracer.readers.sender import measure_sender
 from tracer.readers.streams import Progress
+from tracer.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,11 @@ class Line:
     """What a log says of the sender; windows: in how many of them it was measured.
 
     line_rate in bytes/s, zero_page_ns, wake_ns, stop_ns as in `replay.parameters`; None where the
-    recording has nothing that says it.
+    recording has nothing that says it. windows: None of a trace, which keeps the figures alone.
     """
 
     name: str
-    windows: int
+    windows: int | None
     line_rate: int | None
     zero_page_ns: int | None
     wake_ns: int | None
@@ -37,9 +40,12 @@ class Line:
 def measure_folder(folder: Path, progress: Progress | None = None) -> Line:
     """Fit the sender's speed to a recorded migration: a folder with QEMU's log, or the log itself.
 
-    progress(done, total) is called with bytes of the log. Raises TraceError where there is no log
-    or `measure_line` does.
+    Of a trace, return what was fitted when it was imported. progress(done, total) is called with
+    bytes of the log. Raises TraceError where there is no log, where a trace knows nothing of the
+    sender, or where `measure_line` does.
     """
+    if (folder / META).is_file():
+        return _kept(Trace.open(folder))
     path = folder if folder.is_file() else find_log(folder)
     answers = read_migration(None if folder.is_file() else find_answers(folder))
     log = read_qemu_log(path, progress)
@@ -47,6 +53,19 @@ def measure_folder(folder: Path, progress: Progress | None = None) -> Line:
         return measure_line(log, answers, folder.name or str(folder))
     finally:
         log.close()
+
+
+def _kept(trace: Trace) -> Line:
+    recorded = (trace.migration or {}).get("recorded")
+    # Without the answers of query-migrate there may be the sender all the same.
+    sender = Recording(trace, {}, {}, {}, recorded if isinstance(recorded, dict) else {}).sender
+    if not sender:
+        raise TraceError(
+            f"{trace.path}: the trace keeps nothing of how fast QEMU's sender was; pass the folder "
+            "with the log that it was imported from (qemu.log)"
+        )
+    speeds = (sender.get(name) for name in ("line_rate", "zero_page_ns", "wake_ns"))
+    return Line(trace.name, None, *speeds)
 
 
 def measure_line(log: QemuLog, answers: MigrationLog, name: str) -> Line:

@@ -24,10 +24,12 @@ class Price:
     """One replay of the trace in its leading scenario.
 
     repair: None for the strategy as it is and for precopy. result.strategy tells those apart.
+    at_end: of the parameters.
     """
 
     repair: Repair | None
     result: Result
+    at_end: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON takes it."""
@@ -70,7 +72,7 @@ def prices(
     for number, (made, one, with_) in enumerate(works):
         if tell is not None:
             tell(f"{trace.name}: {one.name}", number, len(works))
-        done.append(Price(made, replay(trace, one, with_)[0].result))
+        done.append(Price(made, replay(trace, one, with_)[0].result, with_.at_end))
     return [*done[:2], *sorted(done[2:], key=_cheap)]
 
 

@@ -37,7 +37,8 @@ class Proof:
     """What a search has found.
 
     pages: of the largest guest searched. states, depth: visited in all guests, and steps to the
-    farthest. complete: no bound on steps cut a course short. course: a shortest one that loses a
+    farthest. switchovers: how many of the states end a course. complete: no bound on steps cut a
+    course short. course: a shortest one that loses a
     page, of the smallest guest; None if there is none. enactment: its replay; None if no constant
     delays lead to the course.
     """
@@ -48,14 +49,17 @@ class Proof:
     pages: int
     states: int
     depth: int
+    switchovers: int
     complete: bool
     course: Course | None = None
     enactment: Enactment | None = None
 
     @property
-    def verdict(self) -> Literal["proved", "refuted"]:
-        """The answer."""
-        return "proved" if self.course is None else "refuted"
+    def verdict(self) -> Literal["proved", "refuted", "undecided"]:
+        """The answer; what was cut short, or ends nowhere, proves nothing."""
+        if self.course is not None:
+            return "refuted"
+        return "proved" if self.complete and self.switchovers else "undecided"
 
     @property
     def story(self) -> Story | None:
@@ -80,6 +84,7 @@ class Proof:
             "steps": self.bounds.steps,
             "states": self.states,
             "depth": self.depth,
+            "switchovers": self.switchovers,
             "complete": self.complete,
             "lost": [] if self.course is None else list(self.course.lost_pages),
             "kind": None if self.course is None else cause(self.course).kind,
@@ -119,7 +124,7 @@ def prove(
     """
     found: Course | None = None
     counts: list[int] = []
-    depth = 0
+    depth = switchovers = 0
     complete = True
     for pages in range(1, bounds.pages + 1):
         expected = _expected(counts)
@@ -138,14 +143,18 @@ def prove(
                 if enactment is not None:
                     return Proof(
                         setting, bounds, guest_runs, pages, sum(counts) + search.states,
-                        len(course.labels), True, course, enactment,
+                        len(course.labels), switchovers + search.switchovers, True, course,
+                        enactment,
                     )  # fmt: skip
         except FullError:
             raise UsageError(_full(search, counts, found)) from None
         counts.append(search.states)
         depth = max(depth, search.depth)
+        switchovers += search.switchovers
         complete = complete and not search.cut
-    return Proof(setting, bounds, guest_runs, bounds.pages, sum(counts), depth, complete, found)
+    return Proof(
+        setting, bounds, guest_runs, bounds.pages, sum(counts), depth, switchovers, complete, found
+    )
 
 
 def _expected(counts: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ from replay.link import HEADER_BYTES
 from replay.parameters import Parameters
 from replay.throttle import AutoConverge
 from tracer.errors import TraceError, UsageError
+from tracer.readers.counters import check_migration
 from tracer.trace import Trace
 
 MS_NS = 1_000_000
@@ -62,7 +63,7 @@ class Recording:
     def of(cls, trace: Trace) -> Recording:
         """Return what was recorded along with a trace.
 
-        Raises TraceError where nothing was, or no counters of RAM.
+        Raises TraceError where nothing was, no counters of RAM, or what cannot have been.
         """
         body = trace.migration
         if body is None:
@@ -70,12 +71,7 @@ class Recording:
                 f"{trace.path}: no migration was recorded along (no migration.json): there is "
                 "nothing to compare with"
             )
-        if not isinstance(body.get("ram"), dict):
-            raise TraceError(f'{trace.path}/migration.json: no counters of RAM (no object "ram")')
-        parts = (body.get(key) or {} for key in ("parameters", "capabilities", "recorded"))
-        for key, part in zip(("parameters", "capabilities", "recorded"), parts, strict=True):
-            if not isinstance(part, dict):
-                raise TraceError(f'{trace.path}/migration.json: "{key}" is no object')
+        check_migration(body, f"{trace.path}/migration.json")
         return cls(
             trace,
             body,
@@ -122,7 +118,7 @@ class Recording:
     def throttles(self) -> list[tuple[int, int]]:
         """Host ns and percent of each change of the throttle."""
         steps = self.recorded.get("throttles") or ()
-        both = [(0, 0), *((step["t_host_ns"], step["percent"]) for step in steps)]
+        both = [(0, 0), *((step[_BEGIN], step["percent"]) for step in steps)]
         return [after for before, after in pairwise(both) if before[1] != after[1]]
 
     def course(self, bandwidth: int) -> Course | None:
@@ -158,6 +154,19 @@ class Recording:
         speeds = {name: _whole(found.get(name), 0) for name in _SPEEDS}
         return {name: value for name, value in speeds.items() if value > 0}
 
+    def not_in_the_log(self) -> list[str]:
+        """Return what of the migration the log that was recorded along lacks, counted."""
+        syncs = self.recorded.get("syncs") or ()
+        lacking = []
+        for what, found, name in (
+            ("copies of pages", sum(sync.get("normal", 0) for sync in syncs), "normal"),
+            ("syncs", len(syncs), "dirty-sync-count"),
+        ):
+            counted = self.counter(name)
+            if syncs and counted is not None and found < counted:
+                lacking.append(f"{found:,} of {counted:,} {what}")
+        return lacking
+
     def lacking(self) -> list[str]:
         """Return by name what the migration was run with and the model lacks."""
         found = [name for name in _LACKING if self.capabilities.get(name)]
@@ -173,23 +182,21 @@ class Recording:
         return [said for key, said in names.items() if not _whole(source.get(key), 0)]
 
     def replay_parameters(self, bandwidth: int | None, downtime_ns: int | None) -> Parameters:
-        """Return how to replay it: as it was run, but for what is given here.
+        """Return how to replay it: as it was run. Given is what the recording does not say.
 
-        Raises UsageError where the recording does not say and nothing is given.
+        Raises UsageError where nobody says the bandwidth, and where both do and differ: predicted
+        and real would be of two migrations.
         """
-        given = self.parameters
+        bandwidth = self._as_run("max-bandwidth", bandwidth, "--bandwidth")
         if bandwidth is None:
-            if "max-bandwidth" not in given:
-                raise UsageError(
-                    f"{self.trace.path}: its max-bandwidth was not recorded; pass --bandwidth"
-                )
-            bandwidth = self._number("max-bandwidth", 0) or _UNLIMITED
-        if downtime_ns is None:
-            downtime_ns = self._number("downtime-limit", 300) * MS_NS
+            raise UsageError(
+                f"{self.trace.path}: its max-bandwidth was not recorded; pass --bandwidth"
+            )
+        downtime_ns = self._as_run("downtime-limit", downtime_ns, "--downtime-limit", MS_NS)
         accelerator = str(self.trace.meta.source.get("accelerator", ""))
         return Parameters(
-            bandwidth=bandwidth,
-            downtime_limit_ns=downtime_ns,
+            bandwidth=bandwidth or _UNLIMITED,
+            downtime_limit_ns=300 * MS_NS if downtime_ns is None else downtime_ns,
             profile="qemu",
             log_mode="manual" if accelerator == "kvm" else "legacy",
             auto_converge=self._auto_converge(),
@@ -197,12 +204,6 @@ class Recording:
             sync_waits=accelerator == "tcg",
             at_end="continue",
         )
-
-    def ran_with(self, bandwidth: int | None, downtime_ns: int | None) -> bool:
-        """Whether these, as far as given and recorded, are what it was run with."""
-        bandwidths = (None, self._number("max-bandwidth", 0) or bandwidth or 0)
-        downtimes = (None, self._number("downtime-limit", (downtime_ns or 0) // MS_NS) * MS_NS)
-        return bandwidth in bandwidths and downtime_ns in downtimes
 
     @property
     def hint_block_ns(self) -> int:
@@ -212,6 +213,20 @@ class Recording:
         that zeroes 4 GiB/s in the guest, and as long again for the rest.
         """
         return 11_500_000 if self.trace.meta.source.get("accelerator") == "tcg" else 2_000_000
+
+    def _as_run(self, key: str, given: int | None, option: str, unit: int = 1) -> int | None:
+        """Return a parameter in bytes/s or ns, None where nobody says it."""
+        recorded = self._number(key, 0) * unit if key in self.parameters else None
+        if given is None or given == recorded:
+            return recorded
+        # A max-bandwidth of 0 is none, and how fast the line was may be said.
+        if recorded is not None and (recorded or key != "max-bandwidth"):
+            raise UsageError(
+                f"{option}: {self.trace.name} ran with {key} {recorded // unit}, so that what is "
+                "foretold with another could not be compared with it; leave it out, or try it by "
+                "itself: dirtylog replay TRACE --profile qemu"
+            )
+        return given
 
     def _number(self, key: str, usual: int) -> int:
         """Return a parameter; raises TraceError where it is not a whole number of at least 0."""

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from replay.parameters import LONGEST
+
 if TYPE_CHECKING:
     from analyses.compare import Comparison
     from replay.parameters import Parameters
-    from replay.result import Replay, Result, UnsafeRow, Verdict
+    from replay.result import Replay, Result, Scenario, UnsafeRow, Verdict
     from replay.strategies import Hold
 
 #: Gravest first.
@@ -36,10 +38,13 @@ class Finding:
 
     lost: pages in the leading scenario, None without a switchover. hold: the guest hold that it
     was replayed with, "none" also for a strategy without reports. witness: of the first lost page.
+    ended, endless: scenarios with and without a switchover.
     """
 
     strategy: str
     verdict: Verdict
+    ended: tuple[Scenario, ...]
+    endless: tuple[Scenario, ...]
     lost: int | None
     hold: Hold
     witness: UnsafeRow | None
@@ -55,6 +60,15 @@ class Condition:
     text: str
     strategies: tuple[str, ...] = ()
     scenario: str | None = None
+
+
+def gravest(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict on a strategy, given those of its scenarios: the gravest.
+
+    A scenario is another course of events that the trace allows: a loss in one is possible, and
+    where one ends without a switchover that strategy is not known to be safe.
+    """
+    return min(verdicts, key=VERDICTS.index)
 
 
 def findings(comparison: Comparison) -> tuple[Finding, ...]:
@@ -91,20 +105,21 @@ def conditions(comparison: Comparison) -> tuple[Condition, ...]:
         *_assumptions(comparison.results),
         *_holds(comparison),
         *_what_free_pages_hold(comparison),
-        *_endings(comparison.results),
+        *_endings(comparison),
     )
 
 
 def _finding(replays: tuple[Replay, ...], hold: Hold) -> Finding:
-    leading = replays[0].result
-    verdict = leading.verdict
-    for other in replays[1:]:
-        # Another course of events that the trace allows: a loss there is a possible loss.
-        if verdict in ("safe", "unknown") and other.result.verdict in ("unsafe", "possible"):
-            verdict = "possible"
+    results = [replay.result for replay in replays]
     witnesses = [row for replay in replays for row in replay.unsafe]
     return Finding(
-        leading.strategy, verdict, leading.lost, hold, witnesses[0] if witnesses else None
+        results[0].strategy,
+        gravest(result.verdict for result in results),
+        tuple(result.scenario for result in results if result.completed),
+        tuple(result.scenario for result in results if not result.completed),
+        results[0].lost,
+        hold,
+        witnesses[0] if witnesses else None,
     )
 
 
@@ -151,9 +166,13 @@ def _what_free_pages_hold(comparison: Comparison) -> Iterator[Condition]:
         )
 
 
-def _endings(results: tuple[Result, ...]) -> Iterator[Condition]:
+def _endings(comparison: Comparison) -> Iterator[Condition]:
+    results = comparison.results
+    over = "the trace ends first"
+    if comparison.parameters.at_end != "stop":
+        over = f"the replay stops at {LONGEST} times the trace's length"
     for reason, text in (
-        ("trace-exhausted", "no switchover: the trace ends first (trace-exhausted)"),
+        ("trace-exhausted", f"no switchover: {over} (trace-exhausted)"),
         ("livelock", "no switchover: rounds copy nothing and take no time (livelock)"),
         ("max-rounds", "not converged: switched over at the round limit (max-rounds)"),
     ):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from replay.doubt import Doubt
-from replay.engine import LOOP_PASSES, Migration
-from replay.parameters import Parameters
+from replay.engine import Migration
+from replay.parameters import LONGEST, Parameters
 from replay.result import Scenario
 
 _USUAL_STOP = (Parameters.stop_ns, Parameters.device_bytes)
@@ -36,7 +36,7 @@ def assumptions(migration: Migration, scenario: Scenario, doubt: Doubt | None) -
             "faster by that clock than it would have without"
         )
     if parameters.at_end == "loop":
-        yield f"the trace is repeated, at most {LOOP_PASSES} times, contents kept at the seam"
+        yield f"the trace is repeated, at most {LONGEST} times, contents kept at the seam"
     if parameters.profile == "qemu":
         yield _about_the_stop(parameters)
     if migration.strategy.hints:

@@ -20,14 +20,11 @@ from replay.feed import Feed, looped_epochs, seam
 from replay.hints import Hinting, Report
 from replay.link import link_constants, nameless
 from replay.memory import Memory, Words
-from replay.parameters import Parameters
+from replay.parameters import LONGEST, Parameters
 from replay.schedule import Schedule
 from replay.strategies import Strategy
 from tracer.rows import Flags, Int64s, Rows
 from tracer.trace import Trace
-
-#: How often a trace is gone through at most where the user lets it loop.
-LOOP_PASSES = 100
 
 _NO_PAGES: Int64s = np.empty(0, np.int64)
 
@@ -108,7 +105,7 @@ class Migration:
         self._looks, self._looked = looks, 0
         self._on_rows = on_rows
         self._looping = parameters.at_end == "loop" and trace.meta.duration_ns > 0
-        self.passes = LOOP_PASSES if self._looping else 1
+        self.passes = LONGEST if self._looping else 1
         self.hold = parameters.hold(strategy)
         self._link = link_constants(trace.meta.page_size, parameters.bandwidth)
         self._blocks = nameless()

@@ -16,6 +16,9 @@ Profile = Literal["rounds", "qemu"]
 LogMode = Literal["legacy", "manual"]
 AtEnd = Literal["stop", "loop", "continue"]
 
+#: A trace is repeated or continued at most to so many times its length.
+LONGEST = 100
+
 _MAX_BANDWIDTH = 1 << 61
 _MAX_NS = 1 << 61
 

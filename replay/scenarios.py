@@ -7,13 +7,11 @@ from dataclasses import replace
 from functools import cached_property
 
 from replay.contained import contained_reports
-from replay.parameters import Parameters
+from replay.parameters import LONGEST, Parameters
 from replay.result import Scenario
 from replay.rewrites import Rewrites, in_words
 from tracer.trace import Trace
 
-#: A trace is repeated or continued at most to so many times its length.
-LONGEST = 100
 #: Measured peaks while drawing, per row and per page of the guest.
 _BYTES_A_ROW, _BYTES_A_PAGE = 400, 40
 

@@ -191,6 +191,7 @@ def _usage(error: Exception) -> int:
         return 2
     path = context.command_path if context is not None else "dirtylog"
     message = error.format_message()  # type: ignore[attr-defined]
+    message = message.replace(": Value error, ", ": ")  # pydantic's, in newer versions of typer
     return _say(f"{message.rstrip('.')}; see {path} --help", 2)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -17,6 +18,14 @@ from analyses.commands.qemu_options import (
     ZeroPageTime,
     line_parameters,
 )
+
+if TYPE_CHECKING:
+    from analyses.accuracy import Accuracy
+    from analyses.recording import Recording
+    from tracer.errors import DirtylogError
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 
 def accuracy(
@@ -36,13 +45,17 @@ def accuracy(
     bandwidth: Annotated[
         str | None,
         typer.Option(
-            metavar="RATE", show_default="as recorded", help="max-bandwidth of the migrations."
+            metavar="RATE",
+            show_default="as recorded",
+            help="max-bandwidth of the migrations, where it was not recorded.",
         ),
     ] = None,
     downtime_limit: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", show_default="as recorded", help="downtime-limit of the migrations."
+            metavar="TIME",
+            show_default="as recorded, else 300ms",
+            help="downtime-limit of the migrations, where it was not recorded.",
         ),
     ] = None,
     line_rate: LineRate = None,
@@ -115,39 +128,62 @@ def accuracy(
     from tracer.errors import CheckError  # noqa: PLC0415
     from tracer.trace import Trace  # noqa: PLC0415
 
-    opened = [Trace.open(path) for path in traces]
-    lacking = [trace for trace in opened if trace.migration is None]
-    if len(lacking) == len(opened):
-        Recording.of(opened[0])
-    for trace in lacking:
-        remark(f"{trace.path}: left out, as no migration was recorded along (no migration.json)")
-    recordings = [Recording.of(trace) for trace in opened if trace not in lacking]
+    unfit: list[DirtylogError] = []
+    opened = list(_each(Trace.open, traces, unfit))
+    if any(trace.migration is not None for trace in opened):
+        for trace in (one for one in opened if one.migration is None):
+            remark(f"{trace.path}: left out: no migration was recorded along (no migration.json)")
+        opened = [one for one in opened if one.migration is not None]
+    recordings = list(_each(Recording.of, opened, unfit))
     origin = None if source is None else Trace.open(source)
-    compile_kernels()
+    if recordings:
+        compile_kernels()
+
+    def foretold(recording: Recording) -> Accuracy:
+        if origin is None:
+            check(recording.trace, bar)
+        return measure(
+            recording,
+            origin,
+            bandwidth=rate,
+            downtime_ns=limit,
+            line=line,
+            guest_load=guest_load,
+            even_host=even_host,
+            seeds=seeds,
+        )
+
     with Bar() as bar:
-        for trace in [*(r.trace for r in recordings)] if origin is None else [origin]:
-            check(trace, bar)
-        found = [
-            measure(
-                recording,
-                origin,
-                bandwidth=rate,
-                downtime_ns=limit,
-                line=line,
-                guest_load=guest_load,
-                even_host=even_host,
-                seeds=seeds,
-            )
-            for recording in recordings
-        ]
-    if as_json:
+        if origin is not None:
+            check(origin, bar)
+        found = list(_each(foretold, recordings, unfit))
+    if as_json and found:
         emit(json.dumps([row.to_dict() for one in found for row in one.rows], indent=2) + "\n")
         for text in (text for one in found for text in one.remarks):
             remark(text)
-    else:
+    elif found:
         show(found, Page(), tolerance)
-    if tolerance is not None:
-        missed = [row for one in found for row in one.missed(tolerance)]
-        if missed:
-            names = ", ".join(f"{row.trace} {row.quantity}" for row in missed)
-            raise CheckError(f"off by more than {tolerance:g} %: {names}")
+    unfit.sort(key=lambda error: error.exit_code)
+    missed = [row for one in found for row in one.missed(tolerance or 0)]
+    if tolerance is not None and missed:
+        names = ", ".join(f"{row.trace} {row.quantity}" for row in missed)
+        unfit.insert(0, CheckError(f"off by more than {tolerance:g} %: {names}"))
+    # The last of them says how it ends: a corrupt trace goes before one that does not fit, and
+    # that before a miss.
+    for error in unfit[:-1]:
+        remark(str(error))
+    if unfit:
+        raise unfit[-1]
+
+
+def _each(
+    deed: Callable[[Item], Done], items: Iterable[Item], unfit: list[DirtylogError]
+) -> Iterator[Done]:
+    """Yield what comes of each; what does not fit is told apart, and the others are done."""
+    from tracer.errors import DirtylogError  # noqa: PLC0415 - its package is heavy
+
+    for item in items:
+        try:
+            yield deed(item)
+        except DirtylogError as error:
+            unfit.append(error)

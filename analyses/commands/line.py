@@ -14,7 +14,8 @@ def line(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER", help="Recorded migrations, as `dirtylog import qemu` reads them."
+            metavar="FOLDER",
+            help="Recorded migrations, as `dirtylog import qemu` reads them, or traces of them.",
         ),
     ],
     as_json: Annotated[
@@ -26,7 +27,7 @@ def line(
     Reads QEMU's log (events migrate_pending and ram_save_page) and gives what profile qemu of
     `replay` and `accuracy` takes: the rate at which a window's budget is sent, what a zero page
     costs, how late the sender wakes from its sleep, and, from the downtime in migrate.json, what
-    the stop takes besides what is sent then.
+    the stop takes besides what is sent then. A trace keeps the first three.
     """
     from analyses.line import measure_folder  # noqa: PLC0415 - heavy
     from analyses.render.line import show  # noqa: PLC0415

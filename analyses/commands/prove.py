@@ -25,7 +25,11 @@ def prove(
     ] = 2,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", show_default="no limit", help="Follow courses of up to N steps."),
+        typer.Option(
+            metavar="N",
+            show_default="no limit",
+            help="Follow courses of up to N steps; where some go on nothing is proved.",
+        ),
     ] = None,
     log_mode: Annotated[
         LogMode,
@@ -90,7 +94,7 @@ def prove(
 
     Profile rounds, with the policies that replays use, on guests of a few pages: either no order of
     steps loses a write, or a shortest one that does is shown, put on the clock and replayed. Ends
-    with exit code 5 where a write can be lost.
+    with exit code 5 where a write can be lost, and where --steps leaves that undecided.
     """
     from analyses.commands.compiling import announce_compilation  # noqa: PLC0415 - heavy
     from analyses.interleavings import Bounds  # noqa: PLC0415
@@ -139,3 +143,5 @@ def prove(
             offer(near, Page())
     if proof.course is not None:
         raise CheckError(f"{strategy} can lose a write")
+    if proof.verdict != "proved":
+        raise CheckError(f"whether {strategy} can lose a write was not decided")

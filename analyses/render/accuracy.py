@@ -6,19 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from analyses.accuracy import JUDGED, Accuracy, Curve, Row
+from analyses.accuracy import EPOCH, JUDGED, Accuracy, Curve, Row
 from analyses.render.grid import Column, grid, labelled
 from analyses.render.terminal import Page
-from analyses.render.text import count, duration, plain, size
+from analyses.render.text import all_of, count, duration, plain, size
+from replay.result import Scenario
 
-_COLUMNS = (
-    Column("scenario", right=False),
-    Column("quantity", right=False),
-    Column("real"),
-    Column("predicted"),
-    Column("error"),
-)
-_SPREAD = (Column("spread"),)
 _STEPS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _ASCII_STEPS = " .:-=+*#@"
 _WIDEST = 100
@@ -27,35 +20,131 @@ _PAST = 8
 
 
 def show(found: Sequence[Accuracy], page: Page, tolerance: float | None) -> None:
-    """Print what was foretold of each migration."""
+    """Print what was foretold of each migration; of several, first all in a line each."""
+    if len(found) > 1:
+        page.lines([*grid(_SUMMARY, [_summary(one, tolerance) for one in found]), *_foot(), ""])
     for number, one in enumerate(found):
         if number:
             page.lines([""])
-        origin = "" if one.source == one.trace else f" from {one.source}"
-        page.lines([Text(plain(one.trace + origin), style="bold underline")])
-        spread = _SPREAD if any(row.spread for row in one.rows) else ()
-        lines = [_line(row, tolerance)[: len(_COLUMNS + spread)] for row in one.rows]
-        page.lines(grid((*_COLUMNS, *spread), lines))
+        page.lines([Text(plain(_title(one)), style="bold underline")])
+        quantities = dict.fromkeys(row.quantity for row in one.rows)
+        whole = [name for name in quantities if not name.startswith(EPOCH)]
+        page.lines(_table(one, whole, page, tolerance))
         page.lines(["", *_picture(one.curves, page)])
         for text in one.remarks:
-            page.lines(labelled("note", plain(text), page.prose, 7))
+            page.lines(labelled("note", plain(text.removeprefix(f"{one.trace}: ")), page.prose, 7))
+        if each := [name for name in quantities if name.startswith(EPOCH)]:
+            page.lines(["", *_table(one, each, page, tolerance)])
 
 
-def _line(row: Row, tolerance: float | None) -> tuple[str | Text, ...]:
-    error = row.error_percent
-    shown = "-" if error is None else f"{error:+.2f} %"
-    style = ""
-    if tolerance is not None and row.quantity in JUDGED:
-        style = "green" if row.within(tolerance) else "red"
-    name = row.quantity.removesuffix("_ns").replace("_", " ")
-    return (
-        row.scenario,
-        name,
-        _value(row.quantity, row.real),
-        _value(row.quantity, row.predicted),
-        Text(shown, style=style),
-        "-" if row.spread_percent is None else f"{row.spread_percent:.2f} %",
-    )
+def _title(one: Accuracy) -> str:
+    return one.trace if one.source == one.trace else f"{one.trace} from {one.source}"
+
+
+_SUMMARY = (
+    Column("migration", right=False),
+    Column("normal pages"),
+    Column("zero pages"),
+    Column("bytes"),
+    Column("syncs"),
+    Column("total"),
+)
+
+
+def _summary(one: Accuracy, tolerance: float | None) -> list[Text | str]:
+    """Return the errors of a migration's first scenario; of syncs, the numbers."""
+    rows = one.of(one.scenarios[0]) if one.rows else {}
+    cells: list[Text | str] = [Text(plain(_title(one)), style="bold")]
+    for quantity in ("normal_pages", "zero_pages", "wire_bytes", "syncs", "total_ns"):
+        row = rows.get(quantity)
+        if row is None:
+            cells.append("")
+        elif quantity == "syncs":
+            said = f"{count(row.predicted)} of {count(row.real)}"
+            cells.append(Text(said, style=_style(row, tolerance)))
+        else:
+            cells.append(_error(row, tolerance))
+    return cells
+
+
+def _foot() -> Iterator[Text]:
+    yield Text("predicted against real, in scenario expected or else the first", style="dim")
+
+
+def _table(
+    one: Accuracy, quantities: Sequence[str], page: Page, tolerance: float | None
+) -> list[Text]:
+    """Return one line a quantity: what is foretold in full, of the other scenarios what fits.
+
+    That is all, or how far off they are; in the last resort they stand below each other.
+    """
+    first, *others = one.scenarios or ("expected",)
+    for shown in (True, False):
+        lines = _grid(one, (first,), others, quantities, tolerance, shown=shown)
+        if lines[0].cell_len <= page.width:
+            if others and not shown:
+                lines.append(Text(f"{all_of(others)}: how far off these are", style="dim"))
+            return lines
+    stacked = [_grid(one, (name,), (), quantities, tolerance, shown=True) for name in one.scenarios]
+    return [line for lines in stacked for line in (*lines, Text())][:-1]
+
+
+def _grid(
+    one: Accuracy,
+    full: Sequence[Scenario],
+    others: Sequence[Scenario],
+    quantities: Sequence[str],
+    tolerance: float | None,
+    *,
+    shown: bool,
+) -> list[Text]:
+    """Return a grid with the scenarios in full, and of the others the error, or (shown) all."""
+    title = "normal pages" if quantities and quantities[0].startswith(EPOCH) else "quantity"
+    columns = [Column(title, right=False), Column("real")]
+    cells: list[list[Text | str]] = [[_name(q), ""] for q in quantities]
+    for scenario in (*full, *others):
+        rows = one.of(scenario)
+        whole = shown or scenario in full
+        columns += [Column(scenario), Column("error")] if whole else [Column(scenario)]
+        spread = whole and any(row.spread for row in rows.values())
+        columns += [Column("spread")] if spread else []
+        for cell, quantity in zip(cells, quantities, strict=True):
+            row = rows.get(quantity)
+            if row is None:
+                cell.extend([""] * (1 + whole + spread))
+                continue
+            cell[1] = _value(quantity, row.real)
+            if whole:
+                cell.append(_value(quantity, row.predicted))
+            cell.append(_error(row, tolerance if scenario == one.scenarios[0] else None))
+            if spread:
+                cell.append(_percent(row.spread_percent, ""))
+    return grid(columns, cells)
+
+
+def _name(quantity: str) -> str:
+    if quantity.startswith(EPOCH):
+        return f"epoch {quantity.removeprefix(EPOCH)}"
+    return quantity.removesuffix("_ns").replace("_", " ")
+
+
+def _error(row: Row, tolerance: float | None) -> Text:
+    return Text(_percent(row.error_percent, "+"), style=_style(row, tolerance))
+
+
+def _percent(share: float | None, sign: str) -> str:
+    """Return a percentage; none that is not 0 looks as if it were."""
+    if share is None:
+        return "-"
+    if share and abs(share) < 0.005:
+        return "<0.01 %"
+    return f"{share:{sign},.2f} %" if share else "0 %"
+
+
+def _style(row: Row, tolerance: float | None) -> str:
+    if tolerance is None or row.quantity not in JUDGED:
+        return ""
+    return "green" if row.within(tolerance) else "red"
 
 
 def _value(quantity: str, value: int | None) -> str:

@@ -12,8 +12,10 @@ from analyses.render.story import legend, timeline
 from analyses.render.tables import STYLES
 from analyses.render.terminal import Page
 from analyses.render.text import count, plain
+from replay.result import Verdict
 
 _INDENT = 13
+_AS: dict[str, Verdict] = {"proved": "safe", "refuted": "unsafe", "undecided": "unknown"}
 
 
 def show(proof: Proof, page: Page, path: str | None = None) -> None:
@@ -21,7 +23,7 @@ def show(proof: Proof, page: Page, path: str | None = None) -> None:
     page.lines([Text(plain(proof.setting.strategy.name), style="bold underline")])
     page.lines(labelled("searched", _searched(proof), page.prose, _INDENT))
     page.lines(labelled("with", _setting(proof), page.prose, _INDENT))
-    style = STYLES["unsafe" if proof.course else "safe"]
+    style = STYLES[_AS[proof.verdict]]
     page.lines(labelled(Text(proof.verdict, style=style), _answer(proof), page.prose, _INDENT))
     story = proof.story
     if story is None:
@@ -42,7 +44,7 @@ def _searched(proof: Proof) -> str:
     guests = "a guest of 1 page" if proof.pages == 1 else f"guests of 1 to {proof.pages} pages"
     said = f"{guests}, up to {proof.bounds.reports} reports outstanding"
     if proof.bounds.steps is not None:
-        said += f", up to {proof.bounds.steps} steps"
+        said += f", up to {_steps(proof.bounds.steps)}"
     return said + (": every order of steps" if proof.complete and not proof.course else "")
 
 
@@ -60,11 +62,23 @@ def _setting(proof: Proof) -> str:
 
 
 def _answer(proof: Proof) -> str:
-    states = f"{count(proof.states)} states, {count(proof.depth)} steps deep"
+    states = f"{count(proof.states)} states"
+    deep = f"{states}, {_steps(proof.depth)} deep"
+    if proof.verdict == "proved":
+        return f"no write is lost in any of {deep}"
     if proof.course is None:
-        return f"no write is lost in any of {states}"
+        ends = f"{count(proof.switchovers)} end" if proof.switchovers else "none ends"
+        return (
+            f"nothing is proved: no write is lost within {_steps(proof.depth)} ({states}, of which "
+            f"{ends} a migration)"
+            + ("" if proof.complete else ", but courses go on: allow more --steps, or all")
+        )
     lost = " and ".join(map(str, proof.course.lost_pages))
-    return f"page {lost} is lost after {len(proof.course.labels)} steps ({states})"
+    return f"page {lost} is lost after {_steps(len(proof.course.labels))} ({deep})"
+
+
+def _steps(number: int) -> str:
+    return f"{count(number)} {'step' if number == 1 else 'steps'}"
 
 
 def _replayed(proof: Proof, path: str | None) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 from analyses.interleavings import Setting
 from analyses.price import Price
 from analyses.render.grid import Column, Row, Span, grid, labelled, wrap
-from analyses.render.tables import STYLES
+from analyses.render.tables import STYLES, no_switchover
 from analyses.render.terminal import Page
 from analyses.render.text import change, count, duration, plain, size
 from analyses.repair import Change, Repair, Repairs
@@ -115,7 +115,7 @@ def _table(spent: Sequence[Price], page: Page) -> Iterator[Text]:
         name = Text(_name(price, first=first), style="" if price.repair else "dim")
         row: list[Text | str | Span] = [name, Text(result.verdict, style=STYLES[result.verdict])]
         if not result.completed:
-            said = f"no switchover: {result.reason} at {duration(result.total_ns)}"
+            said = no_switchover(result, price.at_end)
             rows.append([*row, Span(Text(said, style="italic"))])
             continue
         pages_vs, time_vs = "", ""

@@ -11,6 +11,7 @@ from analyses.render.grid import labelled, wrap
 from analyses.render.tables import STYLES, tables
 from analyses.render.terminal import Page
 from analyses.render.text import (
+    all_of,
     duration,
     moment,
     pages,
@@ -130,16 +131,29 @@ def _hints(parameters: Parameters, strategies: Sequence[Strategy]) -> str:
 
 def _verdicts(comparison: Comparison, found: Sequence[Finding], width: int) -> Iterator[Text]:
     """Yield one paragraph for each verdict that there is: the answer at a glance."""
-    meaning = EXACT_MEANING if comparison.trace.exact else MEANING
     for verdict in VERDICTS:
-        having = [one for one in found if one.verdict == verdict]
-        if having:
+        alike: dict[str, list[Finding]] = {}
+        for one in found:
+            if one.verdict == verdict:
+                alike.setdefault(_meaning(one, comparison), []).append(one)
+        for meaning, having in alike.items():
             yield from labelled(
                 Text(verdict, style=STYLES[verdict]), _names(having), width, _INDENT
             )
-            means = ", ".join(filter(None, (meaning[verdict], premise(having, comparison))))
+            means = ", ".join(filter(None, (meaning, premise(having, comparison))))
             for line in wrap(means, width, first=_INDENT, others=_INDENT):
                 yield Text(line, style="dim")
+
+
+def _meaning(one: Finding, comparison: Comparison) -> str:
+    """Say what a verdict means; of one that is unknown, what is known of some scenarios."""
+    if one.verdict == "unknown" and one.ended:
+        does = "do" if len(one.endless) > 1 else "does"
+        return (
+            f"no page is lost in {all_of(one.ended)}; {all_of(one.endless)} {does} not switch "
+            "over, so nothing is known there"
+        )
+    return (EXACT_MEANING if comparison.trace.exact else MEANING)[one.verdict]
 
 
 def _names(found: Sequence[Finding]) -> str:
@@ -198,8 +212,7 @@ def _course(row: UnsafeRow) -> str:
 def _notes(comparison: Comparison, width: int) -> Iterator[Text]:
     notes = [_phrase(condition, comparison) for condition in conditions(comparison)]
     if len(comparison.scenarios) > 1:
-        *several, last = comparison.scenarios
-        names = f"{', '.join(several)} and {last}"
+        names = all_of(comparison.scenarios)
         notes.insert(0, f"{names} are scenarios of what the trace cannot say, not bounds")
     for note in notes:
         yield from labelled("-", plain(note), width, 4)

@@ -113,6 +113,7 @@ def _lines(
         times = [_time(median(tally.total_ns)), _time(median(tally.downtime_ns))]
         rows.append([Text(plain(name), style="bold"), *verdicts, f"{tally.converged:,}", *times])
     yield from grid(columns, rows)
+    yield Text("verdicts: the gravest of a replay's scenarios.", style="dim")
     yield Text("total, downtime: medians of the migrations that switched over.", style="dim")
 
 

@@ -12,6 +12,7 @@ from analyses.render.grid import Column, Row, Span, beside, grid, wrap
 from analyses.render.terminal import Page
 from analyses.render.text import change, count, duration, percent, plain, size
 from analyses.waste import SHARES, Cost, costs
+from replay.parameters import LONGEST
 from replay.result import Result
 
 STYLES = {"safe": "bold green", "possible": "bold yellow", "unsafe": "bold red", "unknown": "bold"}
@@ -84,7 +85,8 @@ def _safety_rows(comparison: Comparison, spent: Sequence[Cost]) -> list[Row]:
         leading = result.scenario == comparison.scenarios[0]
         verdict = Text(result.verdict, style=STYLES[result.verdict] if leading else "dim")
         if not result.completed:
-            rows.append([verdict, Span(Text(_no_switchover(result), style="italic"))])
+            said = no_switchover(result, comparison.parameters.at_end)
+            rows.append([verdict, Span(Text(said, style="italic"))])
             continue
         lost = Text(count(result.lost), style=STYLES["unsafe"] if result.lost else "")
         rows.append(
@@ -100,11 +102,12 @@ def _safety_rows(comparison: Comparison, spent: Sequence[Cost]) -> list[Row]:
     return rows
 
 
-def _no_switchover(result: Result) -> str:
-    at = duration(result.total_ns)
-    if result.reason == "trace-exhausted":
-        return f"no switchover: trace ends at {at}"
-    return f"no switchover: {result.reason} at {at}"
+def no_switchover(result: Result, at_end: str) -> str:
+    """Say why a replay ended without a switchover. at_end: of its parameters."""
+    why = result.reason
+    if why == "trace-exhausted":
+        why = "trace is over" if at_end == "stop" else f"{LONGEST} x trace"
+    return f"no switchover in {duration(result.total_ns)}: {why}"
 
 
 def _waste_row(cost: Cost) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 _TIMES = (("s", 10**9), ("ms", 10**6), ("us", 10**3))
@@ -17,6 +18,12 @@ _RATES = (
 )
 #: A figure with more digits is rounded instead.
 _SHORT = 4
+
+
+def all_of(names: Sequence[str]) -> str:
+    """Return names as a sentence has them."""
+    *several, last = names
+    return f"{', '.join(several)} and {last}" if several else last
 
 
 def count(number: int | None) -> str:

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from analyses.safety import gravest
 from analyses.sweep.plan import Plan
 from analyses.sweep.results import Row, columns
 from analyses.sweep.run import State
+from replay.result import Verdict
 
 
 @dataclass
 class Tally:
-    """One strategy's replays in the leading scenario: verdicts, and ns of those that completed."""
+    """One strategy: verdicts, and ns of its replays in the leading scenario that completed."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
     converged: int = 0
@@ -42,13 +44,18 @@ class Summary:
 
     def __init__(self) -> None:
         self.strategies: defaultdict[str, Tally] = defaultdict(Tally)
+        self._verdict: Verdict = "unknown"
 
     def __call__(self, row: Row) -> None:
-        """Count a result row, of a leading scenario."""
-        if row["scenario"] not in ("exact", "recorded"):
-            return
+        """Count a result row; those of other scenarios follow the leading one of their task."""
         tally = self.strategies[row["strategy"]]
-        tally.verdicts[row["verdict"]] += 1
+        if row["scenario"] not in ("exact", "recorded"):
+            tally.verdicts[self._verdict] -= 1
+            self._verdict = gravest((self._verdict, row["verdict"]))
+            tally.verdicts[self._verdict] += 1
+            return
+        self._verdict = row["verdict"]
+        tally.verdicts[self._verdict] += 1
         tally.converged += row["converged"]
         if row["completed"]:
             tally.total_ns.append(row["total_ns"])

@@ -21,6 +21,7 @@ from replay.contained import BLOCK_PAGES, contained_reports
 from replay.dirty_limit import DirtyLimit
 from tests.analyses.traces import meta, write
 from tracer import Block, Trace, TraceError, UsageError
+from tracer.readers.migration_log import read_migration
 
 SAMPLES = Path(__file__).parents[2] / "sample_traces"
 MS, SECOND = 1_000_000, 10**9
@@ -103,8 +104,6 @@ def test_auto_converge_as_recorded():
 @pytest.mark.parametrize(
     "given",
     [
-        {"bandwidth": 20 << 20},
-        {"downtime_ns": 300 * MS},
         {"line": {"line_rate": 10**9}},
         {"source": Trace.open(SAMPLES / "uniform.autoconverge.trace")},
     ],
@@ -112,6 +111,76 @@ def test_auto_converge_as_recorded():
 def test_another_migration_has_another_sender(given):
     found = measure(recording("uniform.autoconverge"), **given)
     assert not any("sender run as recorded" in text for text in found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"bandwidth": 20 << 20}, "--bandwidth: .* ran with max-bandwidth 25165824, "),
+        ({"downtime_ns": 300 * MS}, "--downtime-limit: .* ran with downtime-limit 30, "),
+    ],
+)
+def test_what_is_foretold_is_the_migration_that_ran(given, word):
+    with pytest.raises(UsageError, match=word):
+        measure(recording("uniform.autoconverge"), **given)
+    with pytest.raises(UsageError, match=word):
+        measure(recording("uniform.autoconverge"), recording("seq.40").trace, **given)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        *((name, value) for name in ("ram.normal", "ram.dirty-sync-count", "total-time")
+          for value in (-5, "many", None, 1.5, True, 1 << 63)),
+        ("recorded.polls", [{"t_host_ns": 1}]),
+        ("recorded.polls", [{"t_host_ns": 1, "remaining": -1}]),
+        ("recorded.syncs", 3),
+        ("recorded.syncs", [{"t_host_ns": 1, "normal": "x"}]),
+        ("recorded.throttles", [{"t_host_ns": 1.5, "percent": 3}]),
+        ("recorded.throttles", [{"t_host_ns": 1, "percent": 100}]),
+        ("capabilities.auto-converge", "no"),
+    ],
+)  # fmt: skip
+def test_a_counter_that_cannot_be(tmp_path, where, value):
+    """The error names file and field, here and when the answers are imported."""
+    body = {
+        "status": "completed", "total-time": 1, "capabilities": {},
+        "ram": {"normal": 64, "duplicate": 0, "transferred": 64 << 23, "dirty-sync-count": 2},
+        "recorded": {"polls": [{"t_host_ns": -5, "remaining": 1}]},
+    }  # fmt: skip
+    assert Recording.of(Trace.open(tiny(tmp_path / "b.trace", **body)))
+    *path, last = where.split(".")
+    part = body
+    for name in path:
+        part = part[name]
+    part[last] = value
+    with pytest.raises(TraceError, match=rf'a\.trace/migration\.json: "{where}"'):
+        Recording.of(Trace.open(tiny(tmp_path / "a.trace", **body)))
+    if where.startswith(("ram", "total")):
+        (tmp_path / "migrate.json").write_text(json.dumps({"final": body}))
+        with pytest.raises(TraceError, match=rf'migrate\.json: "{where}" is '):
+            read_migration(tmp_path / "migrate.json")
+
+
+def test_answers_before_the_last_are_looked_at_too(tmp_path):
+    good = {"status": "active", "t": 1.5, "ram": {"normal": 1}}
+    for bad in ({"ram": {"remaining": -1}}, {"t": "now"}, {"t": float("inf")}):
+        path = tmp_path / "migrate.json"
+        path.write_text(json.dumps({"polls": [good, {**good, **bad}, good]}))
+        with pytest.raises(TraceError, match=r"migrate\.json, answer 2 of 3: "):
+            read_migration(path)
+
+
+def test_a_log_that_lacks_some_of_the_migration(tmp_path):
+    """As a log that was cut, beside answers that are whole."""
+    syncs = [{"t_host_ns": 0, "normal": 60}, {"t_host_ns": 5, "normal": 4}]
+    for kept, said in ((2, ()), (1, ("60 of 64 copies of pages", "1 of 2 syncs"))):
+        path = tiny(tmp_path / f"{kept}.trace", recorded={"syncs": syncs[:kept]})
+        found = Recording.of(Trace.open(path))
+        assert tuple(found.not_in_the_log()) == said
+        told = [text for text in measure(found).remarks if "that QEMU counted" in text]
+        assert len(told) == bool(said)
+    assert "60 of 64 copies of pages and 1 of 2 syncs" in told[0]
 
 
 def test_a_log_may_break_off_in_a_sync(tmp_path):
@@ -166,13 +235,11 @@ def test_a_throttle_of_the_source_is_undone_where_there_is_none(tmp_path, per_se
     trace = throttled(tmp_path / "a.trace", per_second)
     recording = Recording.of(trace)
     free = replace(recording, capabilities={})
-    moved, parameters, known = circumstances(
-        free, trace, bandwidth=None, downtime_ns=None, line=None, guest_load=None
-    )
-    assert parameters.auto_converge is None
-    assert abs(parameters.guest_load - load) <= max(2, load // 10)
-    assert known == "as its recording shows"
-    rows = next(iter(moved.rows("dirty")))
+    found = circumstances(free, trace, bandwidth=None, downtime_ns=None, line=None, guest_load=None)
+    assert found.parameters.auto_converge is None
+    assert abs(found.parameters.guest_load - load) <= max(2, load // 10)
+    assert found.load_known == "as its recording shows"
+    rows = next(iter(found.trace.rows("dirty")))
     late = rows.t[rows.t > 4 * SECOND]
     assert len(late) / (int(late[-1]) - 4 * SECOND) * SECOND == pytest.approx(1600, rel=0.1)
 
@@ -319,6 +386,46 @@ def test_a_trace_without_a_migration_is_named_and_the_rest_compared(tmp_path, ca
     assert run(["accuracy", str(bare)]) == 3
 
 
+def test_one_that_does_not_fit_does_not_end_the_rest(tmp_path, capsys):
+    good, bare = str(tiny(tmp_path / "a.trace")), str(tmp_path / "none.trace")
+    bad = str(tiny(tmp_path / "bad.trace", ram={"normal": -5}))
+    unsaid = str(tiny(tmp_path / "unsaid.trace", parameters={}))
+    assert run(["accuracy", bad, good, unsaid, "--tolerance", "90"]) == 3
+    shown = capsys.readouterr()
+    assert shown.out.startswith("a\n")
+    first, last = shown.err.splitlines()[-2:]
+    assert "unsaid.trace: its max-bandwidth was not recorded" in first
+    assert last.startswith("dirtylog: error: ")
+    assert 'bad.trace/migration.json: "ram.normal" is -5' in last
+    assert run(["accuracy", unsaid, good, "--json"]) == 2
+    assert {row["trace"] for row in json.loads(capsys.readouterr().out)} == {"a"}
+    assert run(["accuracy", good, bare]) == 3
+    assert run(["accuracy", bare, bad]) == 3
+    missed = str(tiny(tmp_path / "m.trace", ram={"normal": 99}))
+    assert run(["accuracy", missed, bad, "--tolerance", "1"]) == 3
+    assert "off by more than 1 %: m normal_pages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 110, 160])
+def test_what_is_foretold_comes_first(tmp_path, capsys, monkeypatch, columns):
+    """In a line for each of several migrations, a table, a picture, and only then the epochs."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ["uniform.autoconverge", "prefill-hot.hint-off"]
+    run(["accuracy", *(str(SAMPLES / f"{name}.trace") for name in names), "--seeds", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert [line.split()[0] for line in lines[1:3]] == names
+    assert next(line.split()[:4] for line in lines if line.startswith("quantity")) == [
+        "quantity", "real", "expected", "error",
+    ]  # fmt: skip
+    at = [next(n for n, line in enumerate(lines) if line.startswith(begin))
+          for begin in ("normal pages  ", "remaining", "  note", "epoch 1 ")]  # fmt: skip
+    assert at == sorted(at)
+    assert at[1] < 40
+    for scenario in ("recorded", "saturated"):
+        assert any(scenario in line for line in lines[: at[1]])
+
+
 def test_what_the_model_lacks_is_named(tmp_path):
     path = tiny(
         tmp_path / "a.trace", capabilities={"multifd": True, "xbzrle": True, "events": True}
@@ -362,6 +469,7 @@ def test_the_sender_is_as_fast_as_recorded(tmp_path):
     recorded = {"syncs": [], "polls": [], "sender": sender}
     found = Recording.of(Trace.open(tiny(tmp_path / "a.trace", recorded=recorded)))
     assert found.sender == sender
+    other = Recording.of(Trace.open(tiny(tmp_path / "b.trace")))
 
     def downtime(**line) -> int:
         rows = measure(found, line=line).rows
@@ -371,8 +479,18 @@ def test_the_sender_is_as_fast_as_recorded(tmp_path):
     twice = {"line_rate": 1 << 31}
     assert downtime(device_bytes=1 << 30, **twice) - downtime(device_bytes=0, **twice) == 10**9 // 2
     assert downtime(stop_ns=MS) - downtime(stop_ns=0) == MS
-    said = "puts out 1.07 GB/s, passes a zero page in 300 ns and wakes 5 us late (as recorded"
-    assert any(said in text for text in measure(found).remarks)
+    fast, zero, late = "puts out 1.07 GB/s", "passes a zero page in 300 ns", "wakes 5 us late"
+    for one, given, said in (
+        (found, {}, f"{fast}, {zero} and {late} (as recorded)"),
+        (found, {"wake_ns": 5000}, f"{fast} and {zero} (as recorded) and {late} (as given)"),
+        (other, {}, f"{fast}, {zero} and {late} (as a was recorded)"),
+        (other, {"wake_ns": 5000}, f"{fast} and {zero} (as a was recorded) and {late} (as given)"),
+    ):
+        source = None if one is found else found.trace
+        assert f"{one.trace.name}: the sender {said}" in measure(one, source, line=given).remarks
+    assert not any("the sender" in text for text in measure(other).remarks)
+    (told,) = (text for text in measure(other, line={"wake_ns": 5000}).remarks if "sender" in text)
+    assert told.endswith("passes a zero page in 200 ns (by default) and wakes 5 us late (as given)")
 
 
 @pytest.mark.parametrize("sender", [3, {"line_rate": "fast", "wake_ns": True}, {"line_rate": 0}])

@@ -131,6 +131,15 @@ def test_the_command(capsys):
     assert f"--line-rate {found['line_rate']}B/s" in shown
 
 
+def test_a_trace_keeps_what_its_log_said(capsys):
+    trace = Path(__file__).parents[2] / "sample_traces" / "seq.40.trace"
+    assert run(["line", str(trace)]) == 0
+    shown = capsys.readouterr().out
+    assert "--line-rate 1234299071B/s --zero-page-time 219ns" in " ".join(shown.split())
+    assert run(["line", str(trace.with_name("race.trace"))]) == 3
+    assert "the folder with the log that it was imported from" in capsys.readouterr().err
+
+
 def test_no_window_that_says_the_rate(tmp_path, capsys):
     """Zero pages in every window: shown, and an exit code of its own."""
     folder = log(tmp_path / "zeros", window(0, 1000, 880, 10, 91))

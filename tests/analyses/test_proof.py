@@ -91,9 +91,28 @@ def test_the_shortest_course_comes_first():
     assert lengths == sorted(lengths)
     assert lengths[0] == 11
     bound = _proof("hint-async", steps=lengths[0] - 1, pages=2)
-    assert bound.verdict == "proved"
+    assert bound.verdict == "undecided"
     assert not bound.complete
+    assert bound.switchovers > 0
     assert _proof("hint-async", steps=lengths[0], pages=2).verdict == "refuted"
+
+
+def test_a_bound_on_steps_proves_nothing(capsys, monkeypatch):
+    """The shortest migration takes two steps, the longest course 20."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for steps, over in ((1, "none ends a migration"), (12, "2,492 end a migration")):
+        assert run(["prove", "hint-first-pass", "--steps", str(steps)]) == 5
+        shown = capsys.readouterr()
+        said = " ".join(shown.out.split())
+        assert "undecided nothing is proved" in said
+        assert f"of which {over}), but courses go on: allow more --steps" in said
+        assert "\n  proved" not in shown.out
+        assert "was not decided" in shown.err
+    assert run(["prove", "hint-first-pass", "--steps", "99"]) == 0
+    capsys.readouterr()
+    assert run(["prove", "hint-first-pass", "--steps", "1", "--json"]) == 5
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["complete"], found["switchovers"]) == ("undecided", False, 0)
 
 
 def test_a_bound_too_large_is_refused():

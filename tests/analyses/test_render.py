@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,10 +14,11 @@ from analyses.info import describe
 from analyses.render import bars, facts, report, text
 from analyses.render.grid import Column, Span, grid, wrap
 from analyses.render.terminal import Bar, Page
+from analyses.safety import findings
 from analyses.waste import SHARES
 from replay.parameters import Parameters
 from replay.strategies import registered
-from tests.analyses.traces import endless, hidden, race
+from tests.analyses.traces import MS, endless, hidden, meta, race, write
 from tracer import Trace
 
 SLOW = Parameters(bandwidth=64 << 20)
@@ -37,10 +40,13 @@ def page(width, encoding="utf-8"):
 
 
 def shown(path, width, *, parameters=None, encoding="utf-8"):
-    comparisons = compare(plan([path], [], parameters or Parameters()))
     out = page(width, encoding)
-    report.show(comparisons, out)
+    report.show([compared(path, parameters)], out)
     return out.file.text()
+
+
+def compared(path, parameters=None):
+    return compare(plan([path], [], parameters or Parameters()))[0]
 
 
 @pytest.mark.parametrize("make", [race, hidden, endless])
@@ -85,9 +91,34 @@ def test_scenarios_are_told_apart(tmp_path):
 
 def test_no_switchover_is_said_plainly(tmp_path):
     said = shown(endless(tmp_path / "a.trace"), 80, parameters=SLOW)
-    assert "no switchover: trace ends at" in said
+    assert re.search(r"no switchover in [\d.]+ s: trace is over\n", said)
     assert "unknown" in said
     assert "\u2265" in said
+
+
+def test_a_verdict_is_no_better_than_that_of_a_scenario(tmp_path):
+    """With every hidden write there is no switchover before the trace ends."""
+    header = meta(resolution="first-write", freelist_resolution=None)
+    path = write(tmp_path / "a.trace", header, dirty=[(200 * MS, 0, 46)], epochs=[(2_000 * MS,)])
+    parameters = Parameters(scenarios=("saturated",))
+    comparison = compared(path, parameters)
+    assert [one.verdict for one in comparison.results] == ["safe", "unknown"]
+    assert [one.verdict for one in findings(comparison)] == ["unknown"]
+    said = " ".join(shown(path, 80, parameters=parameters).split())
+    assert (
+        "unknown precopy no page is lost in recorded; saturated does not switch over, so nothing "
+        "is known there"
+    ) in said
+    assert [one.verdict for one in findings(compared(path, Parameters(scenarios=())))] == ["safe"]
+
+
+def test_why_a_replay_ended_without_a_switchover(tmp_path):
+    slow = replace(SLOW, at_end="loop")
+    said = " ".join(shown(endless(tmp_path / "a.trace"), 80, parameters=slow).split())
+    assert "100 x trace" in said
+    assert "the replay stops at 100 times the trace's length" in said
+    assert "trace is over" not in said
+    assert "trace ends" not in said
 
 
 def test_a_terminal_without_unicode_gets_ascii(tmp_path):

@@ -167,7 +167,7 @@ def test_repair_where_replays_do_not_end(tmp_path, capsys, monkeypatch):
     command = ["repair", path, "-s", "hint-flush", "--bandwidth", "100MiB/s"]
     assert run(command) == 0
     said = capsys.readouterr().out
-    assert "no switchover: trace-exhausted" in said
+    assert ": trace is over" in said
     assert max(map(len, said.splitlines())) <= 80
 
 

@@ -22,6 +22,7 @@ from analyses.commands import run
 from analyses.commands.lists import Lists, options
 from analyses.sweep.plan import plan
 from analyses.sweep.results import columns
+from analyses.sweep.summary import Summary
 from analyses.sweep.worker import work
 from replay.parameters import Parameters
 from replay.replay import replay
@@ -146,6 +147,24 @@ def test_a_sweep_is_the_cross_product_of_replays(cli, traces):
     assert found == replayed(paths, (125_000_000, 1_250_000_000), (100_000_000, 300_000_000))
     assert {row["verdict"] for row in found} > {"unsafe", "safe"}
     assert tasks("out")["state"].to_list() == ["done"] * 24
+
+
+def test_a_strategys_verdict_is_the_gravest_of_its_scenarios():
+    """As on a terminal: one that does not end in every scenario is not counted as safe."""
+    summary = Summary()
+    result = {"converged": True, "total_ns": 2, "downtime_ns": 1}
+    for name, scenario, verdict in (
+        ("a", "recorded", "safe"), ("a", "expected", "safe"), ("a", "saturated", "unknown"),
+        ("b", "recorded", "unsafe"), ("b", "expected", "unknown"),
+        ("a", "recorded", "safe"), ("a", "expected", "safe"), ("a", "saturated", "safe"),
+        ("a", "exact", "safe"),
+    ):  # fmt: skip
+        ended = verdict != "unknown"
+        summary({"strategy": name, "scenario": scenario, "verdict": verdict,
+                 "completed": ended, **result})  # fmt: skip
+    found = {name: tally.to_dict() for name, tally in summary.strategies.items()}
+    assert (found["a"]["safe"], found["a"]["unknown"], found["a"]["replays"]) == (2, 1, 3)
+    assert (found["b"]["unsafe"], found["b"]["unknown"], found["b"]["converged"]) == (1, 0, 1)
 
 
 def test_without_names_each_trace_gets_the_strategies_that_fit(tmp_path):

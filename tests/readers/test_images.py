@@ -73,6 +73,37 @@ def test_bitmaps_of_a_real_kvm(tmp_path):
     assert trace.meta.pages == 256
 
 
+def test_texts_that_lie_beside_files_are_left_out_and_said(tmp_path, holes):
+    """Of a folder; a text that is named, or that is all there is, is read or refused as ever."""
+    about = "How these were made.\n" * 9
+    for name in ("bits", "snaps", "scans", "texts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(about)
+    (tmp_path / "texts" / "README.md").unlink()
+    (tmp_path / "texts" / "scans.txt").write_text("1 1000-2000\n2 1000-2000\n")
+    for number in (1, 2):
+        bitmap(tmp_path / "bits" / f"epoch-{number}.bin", [1, 2])
+        snapshot(tmp_path / "snaps" / f"diff{number}", 64, {number: 1})
+        (tmp_path / "scans" / f"scan.{number}").write_bytes(struct.pack("<QQQ", 4096, 8192, 2))
+    for make, name in (
+        (import_bitmaps, "bits"),
+        (import_firecracker, "snaps"),
+        (import_page_ranges, "scans"),
+    ):
+        folder = tmp_path / name
+        report = make([folder], out=tmp_path / "a.trace", times="names", interval_ns=S, force=True)
+        assert report.notes.count(f"{folder / 'README.md'} is text: left out") == 1
+        assert opened(report.out).epochs.tolist() == [S, 2 * S]
+        alone = [folder / "README.md"]
+        with pytest.raises(TraceError, match=r"README\.md"):
+            make(alone, out=tmp_path / "b.trace", interval_ns=S)
+    texts = import_page_ranges([tmp_path / "texts"], out=tmp_path / "a.trace", force=True)
+    assert written(opened(texts.out)) == [(S, 0)]
+    (tmp_path / "bits" / "epoch-3.bin").write_text(about)
+    with pytest.raises(TraceError, match=r"epoch-3\.bin.*is text"):
+        bitmaps(tmp_path, [tmp_path / "bits"], interval_ns=S)
+
+
 def test_names_of_qemu_dpt(tmp_path):
     """The first file has all bits of RAM set, and the order is that of the seconds."""
     folder = tmp_path / "in"

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from analyses.recording import Recording
 from tracer import Trace, TraceError, UsageError
 from tracer.readers import ImportReport, import_qemu
 
@@ -189,6 +191,15 @@ def test_a_cut_last_line_and_a_cut_gzip_are_tolerated_and_said(tmp_path: Path) -
     assert 0 < report.lines < len(SMALL)
 
 
+def test_a_log_with_fewer_copies_than_qemu_counted_is_said(tmp_path: Path) -> None:
+    """One that was cut at the end of a line shows it by nothing else."""
+    said = "the log has 6 of the 9 copies of pages that QEMU counted: lines are missing"
+    for counted, noted in ((6, 0), (9, 1), (5, 0)):
+        final = {"status": "completed", "ram": SMALL_RAM | {"normal": counted}}
+        report = run(tmp_path, final=final)
+        assert sum(said in note for note in report.notes) == noted
+
+
 def test_unknown_events_and_other_text_are_counted(tmp_path: Path) -> None:
     log = text(SMALL).splitlines(keepends=True)
     log[4:4] = [
@@ -352,6 +363,9 @@ def test_without_migrate_json_what_is_missing_is_said(tmp_path: Path) -> None:
     # The highest page seen is 10; 1 MiB is what that is rounded up to.
     assert report.pages == 256
     assert any("its size is not recorded" in note for note in report.notes)
+    assert any("the answers of query-migrate were not there" in note for note in report.notes)
+    with pytest.raises(TraceError, match=r"were not there when the migration was imported"):
+        Recording.of(Trace.open(report.out))
 
 
 def walk(begin: int, end: int, runs: str, delay: int = 0) -> str:
@@ -858,6 +872,9 @@ def test_missing_inputs_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TraceError, match=r"holds neither qemu\.log nor qemu\.log\.gz"):
         import_qemu(tmp_path / "empty", out=out)
+    with pytest.raises(TraceError, match=r"t\.trace: is a trace already"):
+        import_qemu(run(tmp_path).out, out=out, force=True)
+    shutil.rmtree(out)
     with pytest.raises(TraceError, match=r"no\.log: cannot be opened"):
         import_qemu(log=tmp_path / "no.log", out=out)
     with pytest.raises(TraceError, match=r"no\.json: cannot be read"):

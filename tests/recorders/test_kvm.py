@@ -97,6 +97,6 @@ def test_pages_of_a_slot_above_1_mib_are_told_from_those_below(firmware, tmp_pat
 
 
 def test_kvm_without_a_ring_is_refused(firmware, tmp_path, capsys):
-    assert record(firmware, "kvm", tmp_path) == 1
+    assert record(firmware, "kvm", tmp_path) == 2
     assert "dirty-ring-size=4096" in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["firmware"]

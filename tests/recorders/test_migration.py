@@ -291,7 +291,7 @@ def test_a_log_without_times_is_refused_at_once(record, guest, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["--", "qemu-system-x86_64", "-nonsense"], 1, "-nonsense: invalid option"),
+        (["--", "qemu-system-x86_64", "-nonsense"], 2, "-nonsense: invalid option"),
         (["--capability", "xbzrl", "--"], 2, "no migration capability xbzrl; it has xbzrle"),
         (["--parameter", "max-bandwidth=fast", "--"], 2, "is 'fast'; wanted a number"),
         (["--parameter", "nonsense=1", "--"], 2, "QEMU refuses migrate-set-parameters"),

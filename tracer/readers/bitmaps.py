@@ -60,7 +60,8 @@ def import_bitmaps(
     empty, no whole number of words, of another size than the first of its slot, or has bits outside
     slot and blocks, and for an epoch that lacks a slot's; nothing is left at `out` then.
     """
-    files = find_files(paths)
+    left_out: list[str] = []
+    files = find_files(paths, left_out)
     dpt = all(_DPT.fullmatch(file.name) for file in files)
     if dpt:
         times, unit_ns = times or "names", 10**9
@@ -70,6 +71,7 @@ def import_bitmaps(
             raise TraceError(f"bitmaps of several guests (pids {', '.join(sorted(pids))})")
     groups = _by_epoch(files)
     job = _Job(groups, page_size, progress, known=not dpt)
+    job.notes += left_out
     with TraceWriter(Path(out), compression=compression, force=force) as writer:
         job.place(slots_of(slots, page_size), extents_of(blocks, "--block", page_size))
         before = None

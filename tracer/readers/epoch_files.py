@@ -18,19 +18,27 @@ Times = Literal["names", "mtimes", "interval"]
 SLOT = re.compile(r"(?<![a-z])slot[-_.]?(\d+)", re.IGNORECASE)
 _NUMBERS = re.compile(r"(\d+)")
 _COMPRESSED = (".gz", ".zst")
+#: What people lay beside recordings; of text, so that no recording is taken for it.
+_ASIDE = re.compile(
+    r"(readme|licen[cs]e|notes?)\b.*|.*\.(md|txt|rst|json|log|csv|html|xml|ya?ml|toml|sh|py)",
+    re.IGNORECASE,
+)
+_HEAD = 4096
 
 
-def find_files(paths: Sequence[str | Path]) -> list[Path]:
+def find_files(paths: Sequence[str | Path], left_out: list[str]) -> list[Path]:
     """Return the files at `paths`, those in folders in the order of the numbers in their names.
 
-    Files that are named one by one keep their order. Raises TraceError where one is missing or
-    cannot be looked at, and for a folder without files.
+    Files that are named one by one keep their order. Of a folder, texts like a README beside files
+    of another kind are left out, and `left_out` gets a sentence on each. Raises TraceError where
+    one is missing or cannot be looked at, and for a folder without files.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         try:
             folder, there = path.is_dir(), path.exists()
             inside = [f for f in path.glob("*") if f.is_file()] if folder else [path]
+            texts = [f for f in inside if _ASIDE.fullmatch(f.name) and _is_text(f)]
         except OSError as error:
             raise TraceError(f"{path}: cannot be opened ({error.strerror})") from None
         inside = [file for file in inside if not folder or not file.name.startswith(".")]
@@ -38,10 +46,19 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
             raise TraceError(f"{path}: holds no file; nothing to import")
         if not there:
             raise TraceError(f"{path}: does not exist")
+        if folder and len(texts) < len(inside):
+            left_out += [f"{text} is text: left out" for text in sorted(texts)]
+            inside = [file for file in inside if file not in texts]
         found += sorted(inside, key=natural) if folder else inside
     if not found:
         raise UsageError("nothing to import: pass the files, or a folder that holds them")
     return found
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return bool(head) and not any(byte < 9 or byte > 126 for byte in head)
 
 
 def natural(path: Path) -> tuple[object, ...]:

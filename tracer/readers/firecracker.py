@@ -75,10 +75,12 @@ def import_firecracker(
     Raises UsageError for options that do not fit, TraceError with the file for one that is missing,
     empty, no whole number of pages, of another size than the others or without any hole.
     """
-    files = find_files(paths)
+    left_out: list[str] = []
+    files = find_files(paths, left_out)
     full = None if base is None else Path(base)
     given = extents_of(blocks, "--block", page_size)
     job = _Job(files, full, page_size, progress)
+    job.notes += left_out
     job.place(given)
     job.frames = guest_frames(given or [Extent("ram", 0, job.pages)], arch, page_size)
     epochs = epochs_of(files, times, unit_ns=unit_ns, interval_ns=interval_ns, before=full)

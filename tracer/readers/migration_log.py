@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.errors import TraceError
+from tracer.readers.counters import check_answer
 
 #: Answers kept in a trace: enough to draw a curve, few enough to stay small.
 _MOST_POLLS = 200
@@ -98,7 +99,8 @@ class MigrationLog:
 def read_migration(path: Path | None) -> MigrationLog:
     """Read a `migrate.json`, or a text in which lines are `query-migrate` answers in JSON.
 
-    Raises TraceError where the file cannot be read or holds neither; None gives an empty log.
+    Raises TraceError where the file cannot be read or holds neither, and for a counter that is no
+    count; None gives an empty log.
     """
     if path is None:
         return MigrationLog()
@@ -114,7 +116,7 @@ def read_migration(path: Path | None) -> MigrationLog:
             raise TraceError(
                 f"{path}: neither JSON nor lines of query-migrate answers ({error})"
             ) from None
-        return MigrationLog(path, answers[-1], answers)
+        return _checked(MigrationLog(path, answers[-1], answers))
     if not isinstance(body, dict) or not {"final", "polls", "parameters", "status"} & set(body):
         raise TraceError(
             f"{path}: no record of a migration; wanted an object with final, polls or parameters"
@@ -124,14 +126,23 @@ def read_migration(path: Path | None) -> MigrationLog:
         raise TraceError(f'{path}: "parameters" is no object of names and values')
     polls = [p for p in body.get("polls") or [] if isinstance(p, dict)]
     final = body.get("final") or (body if "status" in body else (polls[-1] if polls else {}))
-    return MigrationLog(
-        path,
-        final=final if isinstance(final, dict) else {},
-        polls=polls,
-        parameters=parameters,
-        capabilities=_capabilities(body.get("capabilities")),
-        body=body,
+    return _checked(
+        MigrationLog(
+            path,
+            final=final if isinstance(final, dict) else {},
+            polls=polls,
+            parameters=parameters,
+            capabilities=_capabilities(body.get("capabilities")),
+            body=body,
+        )
     )
+
+
+def _checked(log: MigrationLog) -> MigrationLog:
+    for number, poll in enumerate(log.polls, 1):
+        check_answer(poll, f"{log.path}, answer {number} of {len(log.polls)}")
+    check_answer(log.final, f"{log.path}")
+    return log
 
 
 def _answers(text: str) -> list[dict[str, Any]]:

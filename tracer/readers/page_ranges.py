@@ -65,12 +65,14 @@ def import_page_ranges(
     no range; nothing is left at `out` then.
     """
     stdin = [str(path) for path in paths] == ["-"]
-    files = [Path("-")] if stdin else find_files(paths)
+    left_out: list[str] = []
+    files = [Path("-")] if stdin else find_files(paths, left_out)
     with (
         TraceWriter(Path(out), compression=compression, force=force) as writer,
         Spool(str(files[0])) as spool,
     ):
         job = _Job(files, page_size, progress)
+        job.notes += left_out
         if not stdin and len(files) == 1 and not files[0].stat().st_size:
             raise TraceError(f"{files[0]}: is empty; did the scan run?")
         if len(files) == 1 and _is_text(files[0]):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tracer.errors import TraceError, UsageError
+from tracer.format import META
 from tracer.readers.freelist_log import read_freelist
 from tracer.readers.migration_log import read_migration
 from tracer.readers.qemu_log import QemuLog, read_qemu_log
@@ -99,6 +100,8 @@ def _find(
             there = [folder / name for name in names if (folder / name).is_file()]
             found[key] = found.get(key) or next(iter(there), None)
         if found["log"] is None:
+            if (folder / META).is_file():
+                raise TraceError(f"{folder}: is a trace already; wanted a folder with qemu.log")
             raise TraceError(f"{folder}: holds neither qemu.log nor qemu.log.gz; nothing to import")
     elif found.get("log") is None:
         raise UsageError("nothing to import: pass a folder with a qemu.log, or the log itself")

@@ -80,6 +80,17 @@ def notes_on(outcome: Outcome) -> tuple[str, ...]:
     notes += _look_notes(outcome)
     notes += [f"{count} {text}" for count, text in counted if count]
     notes += outcome.ring_notes
+    copies, counted_by_qemu = int(log.counts[SAVE]), outcome.answers.ram.get("normal", 0)
+    if outcome.answers.path is None:
+        notes.append(
+            "the answers of query-migrate were not there (migrate.json or qmp.txt): parameters and "
+            "counters of the migration are unknown, and accuracy has nothing to compare with"
+        )
+    if 0 < copies < counted_by_qemu:
+        notes.append(
+            f"the log has {copies} of the {counted_by_qemu} copies of pages that QEMU counted: "
+            "lines are missing, or it ends before the migration did"
+        )
     if log.latest_us > _CLOCK_JUMP_US:
         notes.append(
             f"the host's clock went back by {log.latest_us} us; the rows behind are placed at the "

@@ -101,7 +101,11 @@ class Qemu:
         except BaseException as error:
             await self._leave()
             if isinstance(error, RecordError):
-                raise self.death() or error from None
+                death = self.death()
+                # QEMU ends so where its command line does not fit.
+                if death is not None and self._process.returncode == 1:
+                    raise UsageError(str(death)) from None
+                raise death or error from None
             raise
         return self
 

@@ -113,7 +113,7 @@ async def _record(
 async def _check_tcg(monitor: Monitor) -> None:
     kvm = await monitor.attempt("query-kvm") or {}
     if kvm.get("enabled"):
-        raise RecordError(
+        raise UsageError(
             "the guest runs under KVM, where plugins see nothing; launch it with -accel tcg, or "
             "record it with dirtylog record process"
         )

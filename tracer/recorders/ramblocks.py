@@ -69,7 +69,9 @@ async def regions_of(monitor: Monitor, pid: int) -> tuple[list[Region], list[str
         regions.append(Region(block.name, start, pages, first, mine.backing))
         first += pages
     if not regions:
-        raise RecordError("QEMU does not say where it has its RAM; name it with --ram or --size")
+        raise RecordError(
+            "QEMU does not say where it has its RAM; name it with --ram or --ram-size"
+        )
     notes = [f"RAM blocks that QEMU maps nowhere are left out: {', '.join(left_out)}"]
     return regions, notes if left_out else []
 

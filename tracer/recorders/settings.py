@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tracer.errors import RecordError, UsageError
+from tracer.errors import UsageError
 from tracer.recorders.qmp import Monitor, Refused
 
 _WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
@@ -101,9 +101,9 @@ async def balloons(monitor: Monitor) -> list[tuple[str, bool]]:
 
 
 async def check_hinting(monitor: Monitor) -> None:
-    """Raise RecordError if no balloon of the guest hints free pages."""
+    """Raise UsageError if no balloon of the guest hints free pages."""
     if not any(hint for _, hint in await balloons(monitor)):
-        raise RecordError(
+        raise UsageError(
             "the guest has no balloon with free page hinting; give it "
             "-object iothread,id=io0 -device virtio-balloon-pci,free-page-hint=on,iothread=io0"
         )

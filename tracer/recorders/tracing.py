@@ -46,11 +46,11 @@ class Tracing:
     async def start(self, command: Sequence[str] = ()) -> None:
         """Let QEMU log the events to the file; raises RecordError where it cannot.
 
-        `command` is its command line, where that is known.
+        `command`, where it is known, is its command line; raises UsageError if that does not do.
         """
         kvm = await self._monitor.attempt("query-kvm") or {}
         if kvm.get("enabled") and command and "dirty-ring-size=" not in " ".join(command):
-            raise RecordError(
+            raise UsageError(
                 "KVM tells QEMU of no single write unless it has a dirty ring; launch the guest "
                 "with -accel kvm,dirty-ring-size=4096 or with -accel tcg"
             )
@@ -88,7 +88,7 @@ class Tracing:
     def check(self, seconds: float) -> bool:
         """Return whether the log has begun, `seconds` after the migration did.
 
-        Raises RecordError if its lines have no time, or if it stays empty too long.
+        Raises UsageError if its lines have no time, RecordError if it stays empty too long.
         """
         try:
             with self._log.open("rb") as file:
@@ -100,7 +100,7 @@ class Tracing:
                 f"{self._log}: QEMU's log cannot be read ({error.strerror})"
             ) from None
         if _BARE.search(head) and not _STAMPED.search(head):
-            raise RecordError(
+            raise UsageError(
                 f"{self._log}: QEMU's trace log has no times; start it with -msg timestamp=on"
             )
         if not head and seconds > _SILENCE:
