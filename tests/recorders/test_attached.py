@@ -21,9 +21,9 @@ from tests.recorders.test_kvm import WRITTEN
 from tests.recorders.test_kvm_log import needs_kvm
 from tracer import Trace
 from tracer.recorders import qmp
-from tracer.recorders.attached import EVENTS
 from tracer.recorders.kvm_demos import DEMOS
 from tracer.recorders.qmp import connect
+from tracer.recorders.ring_source import EVENTS
 
 ROOT = Path(__file__).parents[2]
 pytestmark = boot.needs_qemu
@@ -55,7 +55,7 @@ def is_quiet(socket):
     return [state[0]["state"] for state in states] == ["disabled"] * len(EVENTS)
 
 
-def wait_until(true, seconds=60):
+def wait_until(true, seconds=120):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -241,7 +241,7 @@ def test_a_long_round_is_left_to_itself(firmware, tmp_path):
         with recording(socket, out, "--round", "60s") as recorder:
             time.sleep(3)
             recorder.send_signal(signal.SIGTERM)
-            told = recorder.communicate(timeout=30)[1]
+            told = recorder.communicate(timeout=90)[1]
             assert recorder.returncode == 0
         assert "QEMU goes on measuring for" in told
         assert is_quiet(socket)
@@ -259,7 +259,7 @@ def test_a_recording_ends_with_what_it_has_when_qemu(what, firmware, tmp_path):
                 process.kill()
             else:
                 ask(other, f"logfile {tmp_path}/elsewhere.log")
-            recorder.communicate(timeout=30)
+            recorder.communicate(timeout=90)
             assert recorder.returncode == 0
         if what != "dies":
             assert is_quiet(socket)
