@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import signal
+import socket as sockets
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from analyses.commands import run
@@ -16,28 +20,80 @@ from tests.recorders import boot
 from tests.recorders.test_kvm import WRITTEN
 from tests.recorders.test_kvm_log import needs_kvm
 from tracer import Trace
-from tracer.errors import RecordError
-from tracer.recorders.attached import _Slots
+from tracer.recorders import qmp
 from tracer.recorders.kvm_demos import DEMOS
 from tracer.recorders.qmp import connect
+from tracer.recorders.ring_source import EVENTS
 
 ROOT = Path(__file__).parents[2]
 pytestmark = boot.needs_qemu
 RECORD = ("record", "qemu", "--qmp")
+COMMAND = [sys.executable, "-m", "analyses.commands", *RECORD]
 RING = ("-accel", "kvm,dirty-ring-size=4096")
 
 
-def ask(socket, *lines):
-    async def talk():
+def talk(socket, *commands):
+    """Send QMP commands, each a name and its arguments, and return the answers."""
+
+    async def send():
         monitor = await connect(socket)
         try:
-            return [
-                await monitor.do("human-monitor-command", {"command-line": line}) for line in lines
-            ]
+            return [await monitor.do(name, arguments) for name, arguments in commands]
         finally:
             await monitor.close()
 
-    return asyncio.run(talk())
+    return asyncio.run(send())
+
+
+def ask(socket, *lines):
+    return talk(socket, *(("human-monitor-command", {"command-line": line}) for line in lines))
+
+
+def is_quiet(socket):
+    """Whether all events are off."""
+    states = talk(socket, *(("trace-event-get-state", {"name": name}) for name in EVENTS))
+    return [state[0]["state"] for state in states] == ["disabled"] * len(EVENTS)
+
+
+def wait_until(true, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def epochs(out):
+    """Return the pages of each epoch of a whole trace, by when it ended."""
+    trace = Trace.open(out)
+    trace.validate()
+    found = {t: set() for t in trace.epochs[1:].tolist()}
+    for rows in trace.rows("dirty"):
+        for t, first, count in zip(
+            rows.t.tolist(), rows.page.tolist(), rows.count.tolist(), strict=True
+        ):
+            found[t].update(range(first, first + count))
+    return found
+
+
+@contextmanager
+def recording(socket, out, *more):
+    """Give a recorder that has an epoch on disk."""
+    process = subprocess.Popen(
+        [*COMMAND, str(socket), "-o", str(out), *more],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: out.exists() or process.poll() is not None)
+        if "--round" not in more:
+            wait_until(lambda: process.poll() is not None or Trace.open(out).meta.duration_ns)
+        assert process.poll() is None
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def open_files(pid):
@@ -55,63 +111,234 @@ def test_the_rings_pages_are_there_and_qemu_is_left_as_it_was(firmware, tmp_path
     guest = (*RING, *firmware, "-D", str(log))
     with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
         time.sleep(1)
+        # What QEMU logged before stays, and what it logs later stands behind it.
+        ask(socket, "trace-event query_dirty_rate_info on", "info dirty_rate")
+        ask(socket, "trace-event query_dirty_rate_info off")
+        held = log.read_text()
+        assert held.count("query_dirty_rate_info") == 1
         there = sorted(file.name for file in tmp_path.iterdir())
         assert run([*RECORD, str(socket), "-o", str(out), "--duration", "2s"]) == 0
         said, told = capsys.readouterr()
         assert said == f"{out}\n"
         assert "nothing is logged between two rounds" in " ".join(told.split())
-        (state, status) = ask(socket, "info trace-events kvm_dirty_ring_page", "info status")
-        assert "state 0" in state
-        assert "running" in status
+        assert is_quiet(socket)
+        assert "running" in ask(socket, "info status")[0]
         assert process.poll() is None
-        deadline = time.monotonic() + 20
-        while any(".a.trace" in name for name in open_files(process.pid)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not any(".a.trace" in name for name in open_files(process.pid)))
         assert str(log) in open_files(process.pid)
         assert sorted(file.name for file in tmp_path.iterdir()) == sorted({*there, "a.trace"})
+        assert log.read_text() == held
+        ask(socket, "trace-event query_dirty_rate_info on", "info dirty_rate")
+        assert log.read_text().startswith(held)
+        assert log.read_text().count("query_dirty_rate_info") == 2
     trace = Trace.open(out)
     trace.validate()
     assert trace.meta.resolution == "epoch"
-    assert len(trace.epochs) >= 3
-    rows = next(trace.rows("dirty"))
-    pages = {
-        page
-        for first, count in zip(rows.page.tolist(), rows.count.tolist(), strict=True)
-        for page in range(first, first + count)
-    }
-    # The event does not say in which slot: above 1 MiB the same offsets are taken too.
-    assert pages == WRITTEN | {page + 0x100 for page in WRITTEN}
-    assert set(rows.t.tolist()) <= set(trace.epochs[1:].tolist())
+    found = epochs(out)
+    assert len(found) >= 2
+    assert all(pages == WRITTEN for pages in found.values())
     assert run(["replay", str(out), "--bandwidth", "64MiB/s"]) == 0
 
 
+#: For each vCPU: pages of slots below 1 MiB and above, in part at the same offsets in them.
+VCPUS = [[(0x20 + i, 16), (0x128 + 16 * i, 32), (0x4024 + 64 * i, 64)] for i in range(2)]
+PAGES = {page for vcpu in VCPUS for first, count in vcpu for page in range(first, first + count)}
+TWO_BACKENDS = (
+    *("-m", "128M", "-object", "memory-backend-ram,id=m0,size=48M"),
+    *("-object", "memory-backend-memfd,id=m1,size=80M"),
+    *("-numa", "node,memdev=m0,cpus=0", "-numa", "node,memdev=m1,cpus=1"),
+)
+
+
 @needs_kvm
-def test_a_kill_leaves_a_trace_and_a_guest_that_can_be_recorded_again(firmware, tmp_path):
+@pytest.mark.parametrize(
+    ("memory", "blocks"),
+    [
+        # The slot above 4 GiB has the same offsets too, and none of its pages is written.
+        pytest.param(("-m", "5G"), [("pc.ram", 0, 0)], id="above-4-gib"),
+        pytest.param(TWO_BACKENDS, [("m0", 0, 0x3000), ("m1", 0x3000, 0)], id="two-backends"),
+    ],
+)
+def test_pages_of_several_large_slots_are_told_apart(memory, blocks, tmp_path):
     out = tmp_path / "a.trace"
-    command = [sys.executable, "-m", "analyses.commands", *RECORD]
-    with boot.running(tmp_path, DEMOS["hot"], *RING, *firmware) as (process, socket):
-        recorder = subprocess.Popen(
-            [*command, str(socket), "-o", str(out)], cwd=ROOT, stdout=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while not out.exists() or not Trace.open(out).meta.duration_ns:
-            assert recorder.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        recorder.kill()
-        recorder.wait()
+    guest = (*RING, *boot.flat_firmware(tmp_path, VCPUS), *memory)
+    with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
+        time.sleep(2)
+        assert run([*RECORD, str(socket), "-o", str(out), "--duration", "3s"]) == 0
+        assert process.poll() is None
+    meta = Trace.open(out).meta
+    assert len(meta.source["slots"]) == 3
+    first = {block.name.rsplit("/", 1)[-1]: block.first_page for block in meta.blocks}
+    written = set()
+    for name, begin, end in blocks:
+        written |= {p - begin + first[name] for p in PAGES if begin <= p and (not end or p < end)}
+    found = list(epochs(out).values())
+    # A busy host may leave a vCPU without a turn for a whole round.
+    assert all(pages <= written for pages in found)
+    assert set.union(*found) == written
+    assert not any("tells the memory slot" in note for note in meta.source["notes"])
+
+
+@needs_kvm
+def test_without_leave_to_read_qemus_memory_what_is_not_known_is_said(tmp_path, capfd):
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv (Debian: util-linux)")
+    out = tmp_path / "a.trace"
+    weak = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+
+    def record(socket):
+        return subprocess.run(
+            [*weak, *COMMAND, str(socket), "-o", str(out), "--duration", "1s"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    with boot.running(tmp_path, DEMOS["hot"], *RING, *boot.firmware(tmp_path)) as (_, socket):
+        time.sleep(1)
+        done = record(socket)
+        if "setpriv:" in done.stderr:
+            pytest.skip(f"capabilities cannot be dropped: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        assert "cannot be read" in done.stderr
+        # Above 1 MiB the same offsets are taken too.
+        assert next(iter(epochs(out).values())) == WRITTEN | {page + 0x100 for page in WRITTEN}
+        notes = Trace.open(out).meta.source["notes"]
+        assert any("taken as written in every slot" in note for note in notes)
+    shutil.rmtree(out)
+    guest = (*RING, *boot.firmware(tmp_path), "-m", "5G")
+    with boot.running(tmp_path, DEMOS["hot"], *guest) as (_, socket):
+        done = record(socket)
+        assert done.returncode == 1
+        assert "only that tells in which of the guest's memory slots" in done.stderr
+        assert not out.exists()
+        assert is_quiet(socket)
+
+
+@needs_kvm
+def test_a_kill_leaves_a_trace_and_the_next_recording_tidies_up(firmware, tmp_path):
+    out, log = tmp_path / "a.trace", tmp_path / "own.log"
+    guest = (*RING, *firmware, "-D", str(log))
+    with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
+        with recording(socket, out) as recorder:
+            recorder.kill()
+            recorder.wait()
         killed = Trace.open(out)
         killed.validate()
         assert killed.unfinished
         assert killed.num_rows("dirty")
         assert process.poll() is None
         again = [*RECORD, str(socket), "-o", str(out), "--force", "--duration", "1s"]
-        while run(again):  # the round that was begun ends by itself
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: run(again) == 0)  # the round that was begun ends by itself
         assert Trace.open(out).num_rows("dirty")
-        assert process.poll() is None
+        assert is_quiet(socket)
+        wait_until(lambda: str(log) in open_files(process.pid))
+        assert not list(tmp_path.glob(".*"))
+
+
+@needs_kvm
+def test_a_long_round_is_left_to_itself(firmware, tmp_path):
+    out = tmp_path / "a.trace"
+    with boot.running(tmp_path, DEMOS["hot"], *RING, *firmware) as (_, socket):
+        with recording(socket, out, "--round", "60s") as recorder:
+            time.sleep(3)
+            recorder.send_signal(signal.SIGTERM)
+            told = recorder.communicate(timeout=90)[1]
+            assert recorder.returncode == 0
+        assert "QEMU goes on measuring for" in told
+        assert is_quiet(socket)
+    assert list(epochs(out).values()) == [WRITTEN]
+
+
+@needs_kvm
+@pytest.mark.parametrize("what", ["dies", "logs elsewhere"])
+def test_a_recording_ends_with_what_it_has_when_qemu(what, firmware, tmp_path):
+    out, other = tmp_path / "a.trace", tmp_path / "other.sock"
+    guest = (*RING, *firmware, "-qmp", f"unix:{other},server=on,wait=off")
+    with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
+        with recording(socket, out) as recorder:
+            if what == "dies":
+                process.kill()
+            else:
+                ask(other, f"logfile {tmp_path}/elsewhere.log")
+            recorder.communicate(timeout=90)
+            assert recorder.returncode == 0
+        if what != "dies":
+            assert is_quiet(socket)
+            assert str(tmp_path / "elsewhere.log") in open_files(process.pid)
+    why = {"dies": "QEMU ended", "logs elsewhere": "QEMU logs no more"}[what]
+    assert why in Trace.open(out).meta.source["ended"]
+    # What was logged since the last sign of life does not count.
+    assert set.union(*epochs(out).values()) == WRITTEN
+    assert not list(tmp_path.glob(".a.trace*"))
+
+
+@needs_kvm
+def test_a_paused_guest_is_told(firmware, tmp_path, capsys):
+    out = tmp_path / "a.trace"
+    with boot.running(tmp_path, DEMOS["hot"], *RING, *firmware) as (_, socket):
+        talk(socket, ("stop", {}))
+        assert run([*RECORD, str(socket), "-o", str(out), "--duration", "2s"]) == 0
+        assert "stood still" in capsys.readouterr().err
+        assert talk(socket, ("query-status", {}))[0]["status"] == "paused"
+    assert not any(epochs(out).values())
+
+
+@needs_kvm
+def test_somebody_elses_measurement_is_not_disturbed(firmware, tmp_path, capsys):
+    out = tmp_path / "a.trace"
+    with boot.running(tmp_path, DEMOS["hot"], *RING, *firmware) as (_, socket):
+        talk(socket, ("calc-dirty-rate", {"calc-time": 30, "mode": "dirty-ring"}))
+        assert run([*RECORD, str(socket), "-o", str(out), "--duration", "1s"]) == 1
+        assert "dirty rate already" in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_a_monitor_that_is_taken_or_none_is_told(firmware, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(qmp, "_PATIENCE", 1.0)
+    out = tmp_path / "a.trace"
+    with boot.running(tmp_path, DEMOS["hot"], *firmware) as (_, socket):
+        taken = sockets.socket(sockets.AF_UNIX)
+        taken.connect(str(socket))
+        assert run([*RECORD, str(socket), "-o", str(out)]) == 1
+        assert "one client at a time" in capsys.readouterr().err
+        taken.close()
+    server = sockets.socket(sockets.AF_UNIX)
+    server.bind(str(tmp_path / "other"))
+    server.listen()
+
+    def serve():
+        client, _ = server.accept()
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        client.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert run([*RECORD, str(tmp_path / "other"), "-o", str(out)]) == 1
+    thread.join()
+    server.close()
+    assert "no QMP monitor answers" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_under_tcg_no_round_clears_the_log(firmware, tmp_path):
+    """The reason why TCG is refused: a migration lets first writes be logged, a round does not."""
+    log = tmp_path / "own.log"
+    event = ("trace-event-set-state", {"name": "memory_notdirty_write_access", "enable": True})
+    with boot.running(tmp_path, DEMOS["hot"], "-accel", "tcg", *firmware, "-D", str(log)) as (
+        _,
+        socket,
+    ):
+        if talk(socket, ("query-version", {}))[0]["qemu"]["major"] < 8:
+            pytest.skip("this QEMU dies of calc-dirty-rate under TCG")
+        time.sleep(1)
+        talk(socket, event, ("calc-dirty-rate", {"calc-time": 1, "mode": "dirty-bitmap"}))
+        wait_until(lambda: talk(socket, ("query-dirty-rate", {}))[0]["status"] == "measured")
+        assert "memory_notdirty_write_access" not in log.read_text()
+        talk(
+            socket,
+            ("migrate-set-parameters", {"max-bandwidth": 4096}),
+            ("migrate", {"uri": "exec:cat > /dev/null"}),
+        )
+        wait_until(lambda: "memory_notdirty_write_access" in log.read_text(), 20)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +362,3 @@ def test_a_qemu_that_cannot_tell_pages_says_what_can(accelerator, why, firmware,
         assert process.poll() is None
         assert "running" in ask(socket, "info status")[0]
         assert sorted(tmp_path.iterdir()) == there
-
-
-def test_slots():
-    low, main = (0, 0xA0000, 0), (0x100000, 0x4000000, 0x100000)
-    slots = _Slots([low, main])
-    assert slots.pages(np.array([5, 0x9F, 0xA0, 0x3EFF])).tolist() == [
-        *(5, 0x9F, 0x105, 0x19F, 0x1A0, 0x3FFF)
-    ]
-    assert slots.pages(np.array([0x3F00, 1 << 40])).tolist() == []
-    with pytest.raises(RecordError, match="2 large memory slots"):
-        _Slots([low, main, (1 << 32, 3 << 31, 0x4000000)])

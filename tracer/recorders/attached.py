@@ -16,25 +16,22 @@ import time
 from pathlib import Path
 
 from tracer.errors import RecordError, UsageError
-from tracer.format import Block, Meta
+from tracer.format import Meta
 from tracer.readers.blocks import Layout
 from tracer.readers.qemu_slots import SlotTable
 from tracer.recorders.log_file import LogFile, own_name
 from tracer.recorders.qmp import Monitor, connect, need_qmp, open_socket
-from tracer.recorders.ramblocks import hosts_of, sizes_of
 from tracer.recorders.ring_harvest import Harvest
 from tracer.recorders.ring_log import RingLog, Tail
 from tracer.recorders.ring_memory import RingMemory
+from tracer.recorders.ring_source import EVENTS, INSTEAD, PAGE, check, layout_of, rings, vcpus
 from tracer.recorders.session import Recorded, Session, Wanted
 
-PAGE = 4096
-EVENTS = ("kvm_dirty_ring_page", "kvm_set_user_memory", "query_dirty_rate_info")
 #: How often (s) the rings are looked at. One of 4096 entries is not filled and emptied faster.
 _LOOK = 0.004
 #: How long (s) a round may go on after the recording is to stop; a longer one is left to itself.
 _WORTH_WAITING = 2.0
 _LONGEST_ROUND = 60
-_INSTEAD = "record it with dirtylog record process --qmp, or with dirtylog record migration"
 
 
 def record_attached(
@@ -58,9 +55,9 @@ async def _record(wanted: Wanted, socket: Path, seconds: int, log: Path) -> Reco
     channel, pid = open_socket(socket)
     monitor = await connect(channel, socket)
     try:
-        await _check(monitor)
-        layout, hosts = await _layout(monitor)
-        memory, why = await _rings(monitor, pid)
+        await check(monitor)
+        layout, hosts = await layout_of(monitor)
+        memory, why = await rings(monitor, pid)
         try:
             with Session(wanted, _meta(layout, seconds, memory is not None)) as session:
                 job = _Job(monitor, session, wanted, seconds, LogFile(monitor, pid, log))
@@ -81,71 +78,6 @@ async def _record(wanted: Wanted, socket: Path, seconds: int, log: Path) -> Reco
                 memory.close()
     finally:
         await monitor.close()
-
-
-async def _check(monitor: Monitor) -> None:
-    """Raise RecordError, saying why and what instead, where this QEMU cannot tell pages."""
-    kvm = await monitor.attempt("query-kvm") or {}
-    if not kvm.get("enabled"):
-        raise RecordError(
-            "this QEMU runs its guest by TCG, where only a migration clears the dirty log: "
-            + _INSTEAD
-        )
-    for name in EVENTS:
-        states = await monitor.attempt("trace-event-get-state", {"name": name}) or []
-        if not states or states[0]["state"] == "unavailable":
-            raise RecordError(f"this QEMU has no trace event {name}: {_INSTEAD}")
-    status = await monitor.attempt("query-dirty-rate") or {}
-    if status.get("status") == "measuring":
-        raise RecordError("somebody is measuring this QEMU's dirty rate already; wait for the end")
-
-
-async def _layout(monitor: Monitor) -> tuple[Layout, dict[int, int]]:
-    """Return QEMU's RAM blocks, and by number where they begin in its memory."""
-    found = await hosts_of(monitor)
-    blocks, hosts, first = [], {}, 0
-    for number, (block, host) in enumerate(found):
-        pages = -(-block.size // PAGE)
-        blocks.append(Block(block.name, first, pages))
-        if host is not None:
-            hosts[number] = host
-        first += pages
-    if 0 not in hosts:
-        raise RecordError(f"QEMU does not say where it has {blocks[0].name}: {_INSTEAD}")
-    base = tuple(block.first_page for block in blocks)
-    return Layout(tuple(blocks), base, blocks[0].pages), hosts
-
-
-async def _rings(monitor: Monitor, pid: int) -> tuple[RingMemory | None, str | None]:
-    """Return QEMU's rings, or why they cannot be read.
-
-    Raises RecordError where they cannot, and most offsets would be in several slots.
-    """
-    try:
-        memory = RingMemory(pid)
-    except OSError as error:
-        why = f"the memory of QEMU's process {pid} cannot be read ({error.strerror})"
-    else:
-        try:
-            if memory.find(await _vcpus(monitor)):
-                return memory, None
-            why = f"process {pid} at the socket does not have the guest's dirty rings"
-        except (RecordError, UsageError) as error:
-            why = str(error)
-        memory.close()
-    sizes = sorted(await sizes_of(monitor))
-    if sum(sizes[:-1]) > sizes[-1] >> 4:
-        raise RecordError(
-            f"{why}: only that tells in which of the guest's memory slots a page is; run as root "
-            f"or as QEMU's user, or {_INSTEAD}"
-        )
-    return None, (
-        f"{why}: an entry that can mean pages of several memory slots is taken as all of them"
-    )
-
-
-async def _vcpus(monitor: Monitor) -> list[int]:
-    return sorted(cpu["cpu-index"] for cpu in await monitor.do("query-cpus-fast"))
 
 
 def _meta(layout: Layout, seconds: int, exact: bool) -> Meta:
@@ -232,7 +164,7 @@ class _Job:
         self.gaps += 1
         self.longest_gap_ns = max(self.longest_gap_ns, time.monotonic_ns() - ended)
         if self._memory is not None:
-            self._memory.find(await _vcpus(self._monitor))
+            self._memory.find(await vcpus(self._monitor))
         return True
 
     def _silent(self) -> str:
@@ -240,7 +172,7 @@ class _Job:
         if self._rounds == 1:
             raise RecordError(
                 f"QEMU writes no trace lines to {self._file.path}: it was built without the log "
-                f"trace backend, the disk is full, or its log was turned elsewhere; {_INSTEAD}"
+                f"trace backend, the disk is full, or its log was turned elsewhere; {INSTEAD}"
             )
         return "QEMU logs no more: its log was turned elsewhere, or its disk is full"
 
