@@ -73,7 +73,7 @@ def test_the_wheel_holds_the_three_packages(tmp_path):
 def test_the_top_level_holds_nothing_else():
     known = {
         *("tracer", "replay", "analyses", "tests", "sample_traces"),
-        *("pyproject.toml", "README.md", "ARCHITECTURE.md", "LICENSE"),
+        *("pyproject.toml", "README.md", "ARCHITECTURE.md", "COMMANDS.md", "LICENSE"),
     }
     # Hidden files are tools' own; the rest is what Python leaves.
     left = {"__pycache__", "build", "dist"}

@@ -1,11 +1,13 @@
 """The reference of the command line in Markdown, made from the commands themselves.
 
-`python -m analyses.commands.reference` prints it; the README holds it word for word.
+`python -m analyses.commands.reference` prints it, and COMMANDS.md is that word for word; with
+`--list` it prints the README's line for each command.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -14,26 +16,43 @@ import typer
 
 from analyses.commands import app
 
+#: The page that holds the reference, beside the README.
+PAGE = "COMMANDS.md"
+
 
 def markdown() -> str:
-    """Return the section "Commands" of the README."""
-    command = typer.main.get_command(app)
-    return "## Commands\n\n" + "\n".join(_section(command, "dirtylog")).rstrip() + "\n"
+    """Return the page with every command, its arguments and options."""
+    head = "# Commands\n\nWhat `dirtylog COMMAND --help` says, of all commands.\n"
+    sections = (line for path, command in _commands() for line in _command(command, path))
+    return "\n".join([head, *sections]).rstrip() + "\n"
 
 
-def _section(command: Any, path: str) -> Iterator[str]:
-    commands = getattr(command, "commands", None)
-    if commands is None:
-        yield from _command(command, path)
-        return
-    for name, inner in commands.items():
-        yield from _section(inner, f"{path} {name}")
+def listing() -> str:
+    """Return the section "Commands" of the README: a line for each, with a link to the page."""
+    lines = ["## Commands\n", f"[{PAGE}]({PAGE}) has their arguments and options.\n"]
+    lines += ["| command | what it does |", "|---|---|"]
+    for path, command in _commands():
+        first = " ".join(inspect.cleandoc(command.help).partition("\n\n")[0].split())
+        lines.append(f"| [`{path}`]({PAGE}#{path.replace(' ', '-')}) | {first} |")
+    return "\n".join(lines) + "\n"
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
+    """Yield every command with the words that call it."""
+    waiting = [("dirtylog", typer.main.get_command(app))]
+    while waiting:
+        path, command = waiting.pop(0)
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield path, command
+        else:
+            waiting[:0] = [(f"{path} {name}", one) for name, one in inner.items()]
 
 
 def _command(command: Any, path: str) -> Iterator[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    yield f"### {path}\n"
+    yield f"## {path}\n"
     yield f"`{' '.join([path, *(_argument(p) for p in arguments), '[OPTIONS]'])}`\n"
     yield inspect.cleandoc(command.help) + "\n"
     yield "| argument or option | meaning | default |"
@@ -72,4 +91,4 @@ def _default(parameter: Any) -> str:
 if __name__ == "__main__":
     from analyses.render.terminal import emit
 
-    emit(markdown())
+    emit(listing() if sys.argv[1:] == ["--list"] else markdown())

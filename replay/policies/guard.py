@@ -3,13 +3,14 @@
 What they see of a report is a copy of what a policy may know. What they raise becomes one line
 that names theirs; what they answer is checked before it reaches the engine; and an answer that
 depends on more than the question is noticed, since a replay runs twice and a proof asks in any
-order.
+order: each question is asked again at once, the first ones so often that dice show.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ from tracer.errors import ImpureError, PolicyError
 _LATEST = 1 << 61
 #: So many answers are remembered at most.
 _REMEMBERED = 1 << 20
+#: How often a new question is asked, among the first of them and later. Dice that say yes and no
+#: equally often answer alike 16 times in one of 32,768 cases.
+_FIRST, _OFTEN, _TWICE = 64, 16, 2
 
 
 def guarded_accept(policy: Accept) -> Accept:
@@ -44,6 +48,20 @@ def place(policy: Policy, hook: str) -> str:
         file = getattr(sys.modules.get(type(policy).__module__), "__file__", None)
         return f"{file or type(policy).__module__} in {type(policy).__name__}.{hook}"
     return f"{code.co_filename}:{code.co_firstlineno} in {hook}"
+
+
+class _Again(threading.local):
+    """Whether this thread is asking a policy again what it has answered."""
+
+    now = False
+
+
+_AGAIN = _Again()
+
+
+def asking_again() -> bool:
+    """Whether a policy that runs in this thread was asked the same just before."""
+    return _AGAIN.now
 
 
 class _GuardedAccept(Accept):
@@ -118,6 +136,31 @@ class _Guard:
         self, hook: str, given: tuple[Any, ...], fits: Callable[[object], bool], wanted: str
     ) -> Any:
         """Return the answer to a question; raises PolicyError for one that is none."""
+        answer = self._answer(hook, given, fits, wanted)
+        question = (hook, *given)
+        if question not in self._answers:
+            often = _OFTEN if len(self._answers) < _FIRST else _TWICE
+            _AGAIN.now = True
+            try:
+                for _ in range(often - 1):
+                    self._same(hook, answer, self._answer(hook, given, fits, wanted))
+            finally:
+                _AGAIN.now = False
+        self._same(hook, self._answers.get(question, answer), answer)
+        if len(self._answers) < _REMEMBERED:
+            self._answers[question] = answer
+        return answer
+
+    def _same(self, hook: str, known: object, answer: object) -> None:
+        if known != answer:
+            raise ImpureError(
+                f"{place(self._policy, hook)}: it answered {shown(known)}, and to the same "
+                f"question again {shown(answer)}; {_PURE}"
+            )
+
+    def _answer(
+        self, hook: str, given: tuple[Any, ...], fits: Callable[[object], bool], wanted: str
+    ) -> Any:
         try:
             answer = getattr(self._policy, hook)(*given)
         except (Exception, SystemExit) as error:
@@ -132,14 +175,6 @@ class _Guard:
             raise ImpureError(
                 f"{place(self._policy, hook)}: it changed an attribute of its policy; {_PURE}"
             )
-        known = self._answers.get((hook, *given), answer)
-        if known != answer:
-            raise ImpureError(
-                f"{place(self._policy, hook)}: it answered {shown(known)}, and to the same "
-                f"question again {shown(answer)}; {_PURE}"
-            )
-        if len(self._answers) < _REMEMBERED:
-            self._answers[hook, *given] = answer
         return answer
 
     def _look(self) -> str:

@@ -21,7 +21,7 @@ import xxhash
 
 from replay.policies import Accept, Once, Policy, Request, Tagged
 from replay.policies.blame import blame, shown
-from replay.policies.guard import guarded_accept, guarded_request
+from replay.policies.guard import asking_again, guarded_accept, guarded_request
 from replay.strategies.base import Strategy
 from tracer.errors import PolicyError, UsageError
 
@@ -153,4 +153,5 @@ def _missing(file: str, name: str, module: ModuleType) -> str:
 
 
 def _print(*values: object, **how: Any) -> None:
-    print(*values, **{"file": sys.stderr, **how})  # noqa: T201 - the user's own
+    if not asking_again():
+        print(*values, **{"file": sys.stderr, **how})  # noqa: T201 - the user's own

@@ -253,6 +253,30 @@ def test_a_policy_that_remembers_is_noticed(mine, body):
         ask_twice(accept)
 
 
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "return Fate.HANDLE if random.random() < 0.5 else Fate.DROP",
+        "return Fate.HANDLE if time.perf_counter_ns() // 50 % 2 else Fate.DROP",
+        "SEEN.append(1); return Fate.HANDLE if len(SEEN) % 2 else Fate.DROP",
+    ],
+)
+def test_a_replay_refuses_dice_a_clock_and_a_memory(mine, raced, deed):
+    """Though one replay of the race asks for one report, and so asks once."""
+    hook = f"    def when_due(self, report):\n        {deed}\n"
+    own = mine("import random, time\nSEEN = []\n" + says(hook))
+    with pytest.raises(
+        ImpureError, match=r"in when_due: it answered .* to the same question again"
+    ):
+        replay(raced, own, Parameters())
+
+
+def test_what_is_asked_again_is_printed_once(mine, raced, capsys):
+    hook = "    def when_due(self, report):\n        print('asked')\n        return Fate.DROP\n"
+    replay(raced, mine(says(hook)), Parameters())
+    assert capsys.readouterr().err == "asked\n"
+
+
 def test_a_policy_of_objects_that_cannot_be_shown_is_no_obstacle(mine):
     body = "class Odd:\n    def __repr__(self): raise ValueError\n"
     policy = "    odd = Odd()\n    def __init__(self): self.own = Odd()\n"
