@@ -11,7 +11,7 @@ from tracer.errors import TraceError
 from tracer.format import META
 from tracer.readers.migration_log import MigrationLog, read_migration
 from tracer.readers.qemu import find_answers, find_log
-from tracer.readers.qemu_log import QemuLog, read_qemu_log
+from tracer.readers.qemu_log import LOOKS, QemuLog, read_qemu_log
 from tracer.readers.sender import measure_sender
 from tracer.readers.streams import Progress
 from tracer.trace import Trace
@@ -69,7 +69,7 @@ def _kept(trace: Trace) -> Line:
 
 
 def measure_line(log: QemuLog, answers: MigrationLog, name: str) -> Line:
-    """Fit the sender's speed to a QEMU log with `ram_save_page` and `migrate_pending` rows.
+    """Fit the sender's speed to a QEMU log with `ram_save_page` rows and looks at what is pending.
 
     What QEMU counts as downtime beyond the copying after the stop is the stop's own.
     Raises TraceError where the log has no such rows.
@@ -77,8 +77,8 @@ def measure_line(log: QemuLog, answers: MigrationLog, name: str) -> Line:
     found = measure_sender(log, hinting=answers.hinting)
     if not found.windows:
         raise TraceError(
-            f"{log.path}: no window with both migrate_pending and ram_save_page rows; record with "
-            "both events enabled"
+            f"{log.path}: no window with a look at what is pending ({LOOKS}) and ram_save_page "
+            "rows; record with these events enabled"
         )
     stop_ns = _stop_ns(found.rest_us, answers)
     return Line(name, found.windows, found.line_rate, found.zero_page_ns, found.wake_ns, stop_ns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analyses.recording import Recording
 from tracer.errors import TraceError
+from tracer.readers.qemu_log import LOOKS
 from tracer.trace import Trace
 
 
@@ -28,8 +29,6 @@ def check_needed(recorded: Trace, source: Trace, *, even_host: bool) -> None:
         looked = not isinstance(iterations, dict) or any(iterations.values())
         if not even_host and not looked:
             raise TraceError(
-                f"{trace.path}: its log has no looks at what is pending (migrate_pending up to "
-                "QEMU 7.2, migrate_pending_estimate and migrate_pending_exact up to 10, "
-                "qemu_savevm_query_pending from 11 on): when the sender ran is not known; record "
-                "them, or leave the host out with --even-host"
+                f"{trace.path}: its log has no looks at what is pending ({LOOKS}): when the sender "
+                "ran is not known; record them, or leave the host out with --even-host"
             )

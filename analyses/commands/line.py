@@ -24,8 +24,8 @@ def line(
 ) -> None:
     """Measure how fast QEMU's sender was in recorded migrations.
 
-    Reads QEMU's log (events migrate_pending and ram_save_page) and gives what profile qemu of
-    `replay` and `accuracy` takes: the rate at which a window's budget is sent, what a zero page
+    Reads QEMU's log (ram_save_page, and its looks at what is pending) and gives what profile qemu
+    of `replay` and `accuracy` takes: the rate at which a window's budget is sent, what a zero page
     costs, how late the sender wakes from its sleep, and, from the downtime in migrate.json, what
     the stop takes besides what is sent then. A trace keeps the first three.
     """

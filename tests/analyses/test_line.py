@@ -112,7 +112,7 @@ def test_a_window_with_a_sync_says_nothing(tmp_path):
 
 
 def test_a_log_without_what_is_needed(tmp_path):
-    with pytest.raises(TraceError, match="record with both events"):
+    with pytest.raises(TraceError, match="record with these events"):
         measure_folder(log(tmp_path / "bare", [(0, "migration_bitmap_sync_start ")]))
     with pytest.raises(TraceError, match="does not exist"):
         measure_folder(tmp_path / "nowhere")

@@ -22,6 +22,8 @@ from tests.readers.test_qemu import (
 )
 from tracer import Trace
 from tracer.readers import import_qemu, simpletrace_reader
+from tracer.readers.qemu_log import read_qemu_log
+from tracer.readers.sender import measure_sender
 
 MS = 1000
 
@@ -119,3 +121,31 @@ def test_the_throttle_is_what_the_log_says(tmp_path: Any) -> None:
     assert not any("tailslow" in note for note in report.notes)
     # 1,001 us in full, 1,000 us at 80 %, 1,000 us at 77 %.
     assert report.duration_ns == 1_001_000 + 800_000 + 770_000
+
+
+def windows(version: int) -> list[tuple[int, str]]:
+    """Return the log of 14 windows of 40 pages; the fifth and the last begin with a sync."""
+    log = [(0, SYNC), (5, write(3 * PAGE)), (10, sync_end(0))]
+    for number in range(14):
+        at, left = 100 + 100_050 * number, 10_000 - 40 * number
+        if number in (4, 13):
+            log += [(at, look(version, left))] if version >= 8 else []
+            log += [
+                (at + 5, SYNC),
+                (at + 25, sync_end(0)),
+                (at + 30, look(version, left, exact=True)),
+            ]
+        else:
+            log.append((at, look(version, left)))
+        log += [(at + 40 + 4 * n, save(n)) for n in range(1, 41)]
+    return log
+
+
+def test_the_sender_is_as_fast(tmp_path: Any) -> None:
+    found = []
+    for version in (7, 10, 11):
+        log = read_qemu_log(folder(tmp_path / str(version), windows(version)) / "qemu.log")
+        found.append(measure_sender(log, hinting=False))
+        log.close()
+    assert found[0].windows == 11
+    assert found[1] == found[2] == found[0]

@@ -46,6 +46,11 @@ Events = npt.NDArray[np.void]
 _SPOOL_BYTES = 256 << 20
 _EVENTS_AT_ONCE = 1 << 18
 
+#: What looks at what is pending are called, for words about logs without any.
+LOOKS = (
+    "migrate_pending up to QEMU 7.2, migrate_pending_estimate and migrate_pending_exact up to 10, "
+    "qemu_savevm_query_pending from 11 on"
+)
 #: Rare events: their kind and the shape of their arguments (first and second number of a record).
 _RARE = {
     "migration_bitmap_sync_start": (SYNC_START, re.compile(r"\s*")),

@@ -17,7 +17,7 @@ from tracer.readers.iterations import iterations_of, syncs_of
 from tracer.readers.migration_log import MigrationLog
 from tracer.readers.qemu_events import StepReader, told_throttles
 from tracer.readers.qemu_lines import EXACT, PENDING, SAVE, STOP
-from tracer.readers.qemu_log import QemuLog
+from tracer.readers.qemu_log import LOOKS, QemuLog
 from tracer.readers.report import ImportReport
 from tracer.readers.sender import measure_sender
 
@@ -157,10 +157,8 @@ def _look_notes(outcome: Outcome) -> list[str]:
     notes = []
     if not counts[PENDING] + counts[EXACT]:
         notes.append(
-            "the log has no looks at what is pending (migrate_pending up to QEMU 7.2, "
-            "migrate_pending_estimate and migrate_pending_exact up to 10, "
-            "qemu_savevm_query_pending from 11 on): when the sender ran, and how fast, is not "
-            "known"
+            f"the log has no looks at what is pending ({LOOKS}): when the sender ran, and how "
+            "fast, is not known"
         )
     if outcome.answers.completed and not counts[STOP]:
         notes.append(
