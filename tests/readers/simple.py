@@ -25,6 +25,18 @@ _FORMATS = {
         r"pending size (\d+) max (\d+) \(pre = (\d+) compat=(\d+) post=(\d+)\)",
         "size max pre compat post",
     ),
+    "migrate_pending_estimate": (
+        r"estimate pending size (\d+) \(pre = (\d+) post=(\d+)\)",
+        "size pre post",
+    ),
+    "migrate_pending_exact": (
+        r"exact pending size (\d+) \(pre = (\d+) post=(\d+)\)",
+        "size pre post",
+    ),
+    "qemu_savevm_query_pending": (
+        r"exact=(.), final=(.), precopy=(\d+), stopcopy=(\d+), postcopy=(\d+), total=(\d+), .+",
+        "exact final precopy stopcopy postcopy total",
+    ),
     "migration_completion_vm_stop": (r"ret (-?\d+)", "ret"),
 }
 _HEX = {"flags", "guest_phys_addr", "memory_size", "userspace_addr"}

@@ -173,7 +173,9 @@ def test_a_recording_of_qemu_has_the_pages_that_its_guest_writes(accelerator, tm
         assert (
             regions[0].start == find_ram(pid)[0].start == find_ram(pid, size=boot.MEMORY)[0].start
         )
-        assert any("left out" in note for note in notes)
+        # Later QEMUs say where every block is, 7.2 only of those that the guest sees as memory.
+        rom = "/rom@etc/acpi/tables"
+        assert (rom in [region.name for region in regions]) != any(rom in note for note in notes)
         boot.wait_for_program(pid, regions[0])
         assert run(["record", "process", "--qmp", str(socket), *options]) == 0
         assert process.poll() is None

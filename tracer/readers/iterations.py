@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tracer.readers.qemu_lines import PENDING, SAVE, STOP, SYNC_END, SYNC_START
+from tracer.readers.qemu_lines import EXACT, PENDING, SAVE, STOP, SYNC_END, SYNC_START
 from tracer.readers.qemu_log import QemuLog
 from tracer.rows import Int64s
 
@@ -40,10 +40,10 @@ def syncs_of(log: QemuLog, zero_us: int) -> list[dict[str, int]]:
 def iterations_of(log: QemuLog, zero_us: int) -> dict[str, list[int]]:
     """Return the sender's iterations, one value each in every list, from `zero_us` on.
 
-    An iteration begins with a look at what is pending (`migrate_pending`, after the sync if there
-    is one): t_host_ns. Its last page with content went out at until_host_ns (where none did, it is
-    t_host_ns). normal, zero: pages of either kind sent up to the next look; zero pages are what
-    else left the pending count. What is sent after the stop is the last one, from the sync on.
+    An iteration begins with a look at what is pending, after the sync if there is one: t_host_ns.
+    Its last page with content went out at until_host_ns (where none did, it is t_host_ns). normal,
+    zero: pages of either kind sent up to the next look; zero pages are what else left the pending
+    count. What is sent after the stop is the last one, from the sync on.
     """
     begins, sizes, ends, copies, dirtied, doubt = _looks(log)
     # What a look finds is what the one before did, less what was sent, and what syncs have added.
@@ -61,32 +61,64 @@ def _looks(log: QemuLog) -> Int64s:
 
     ... the pages that syncs just before it made pending, and how many more that may have been.
     """
-    looks: list[list[int]] = []
-    dirtied, stopped = _Dirtied(), False
+    looks = _Looks()
     for events in log.chunks():
         kind = events["kind"]
-        marks = np.flatnonzero(np.isin(kind, (PENDING, SYNC_START, SYNC_END, STOP)))
+        marks = np.flatnonzero(np.isin(kind, (PENDING, EXACT, SYNC_START, SYNC_END, STOP)))
         saves = np.flatnonzero(kind == SAVE)
         # Copies before the first mark belong to the look before this chunk.
         edges = np.searchsorted(saves, [0, *marks.tolist(), len(kind)])
         for mark, first, past in zip([-1, *marks.tolist()], edges[:-1], edges[1:], strict=True):
-            if mark >= 0 and kind[mark] == PENDING:
-                look = events[mark]
-                looks.append([int(look["t"]), int(look["a"]), 0, 0, *dirtied.taken()])
-            elif mark >= 0 and kind[mark] == STOP:
-                stopped = True
-            elif mark >= 0:
-                t = int(events["t"][mark])
-                dirtied.saw(int(kind[mark]), t, int(events["a"][mark]))
-                if stopped and kind[mark] == SYNC_END and looks:
-                    added, doubt = dirtied.taken()
-                    left = looks[-1][1] + (added - looks[-1][3]) * _PAGE_BYTES
-                    looks.append([t, left, 0, 0, added, doubt])
-            # What follows another sync at once is of no look.
-            if past > first and looks and not dirtied.syncing:
-                looks[-1][2] = int(events["t"][saves[past - 1]])
-                looks[-1][3] += int(past - first)
-    return np.array(looks, np.int64).reshape(-1, 6).T
+            if mark >= 0:
+                looks.saw(int(kind[mark]), int(events["t"][mark]), int(events["a"][mark]))
+            if past > first:
+                looks.copied(int(events["t"][saves[past - 1]]), int(past - first))
+    return np.array(looks.rows, np.int64).reshape(-1, 6).T
+
+
+class _Looks:
+    """Follows a log from look to look; `rows` are those that `_looks` returns the columns of."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+        self._dirtied = _Dirtied()
+        self._stopped = False
+        #: us of the last copy, and copies, since a sync that no look has followed yet.
+        self._aside = (0, 0)
+
+    def saw(self, kind: int, t: int, value: int) -> None:
+        """Take a look, the start or the end of a sync, or the stop."""
+        if kind in (PENDING, EXACT):
+            self._look(t, value, exact=kind == EXACT)
+        elif kind == STOP:
+            self._stopped = True
+        else:
+            self._dirtied.saw(kind, t, value)
+            if self._stopped and kind == SYNC_END and self.rows:
+                added, doubt = self._dirtied.taken()
+                left = self.rows[-1][1] + (added - self.rows[-1][3]) * _PAGE_BYTES
+                self.rows.append([t, left, 0, 0, added, doubt])
+
+    def _look(self, t: int, left: int, *, exact: bool) -> None:
+        added, doubt = self._dirtied.taken()
+        until, copies = self._aside
+        if copies and self.rows:
+            # From 10 on a timer may sync in the middle of an iteration, which goes on after it.
+            self.rows[-1][2:4] = until, self.rows[-1][3] + copies
+        self._aside = (0, 0)
+        if exact and self.rows and not self.rows[-1][3]:
+            # The same look: its estimate was so small that it synced and counted.
+            *_, before, before_doubt = self.rows.pop()
+            added, doubt = added + before, doubt + before_doubt
+        self.rows.append([t, left, 0, 0, added, doubt])
+
+    def copied(self, until: int, copies: int) -> None:
+        """Take so many copies, the last at `until` (us)."""
+        if self._dirtied.syncing:
+            # Of the iteration before, if there is one after it; else of none.
+            self._aside = (until, self._aside[1] + copies)
+        elif self.rows:
+            self.rows[-1][2:4] = until, self.rows[-1][3] + copies
 
 
 class _Dirtied:

@@ -17,6 +17,7 @@ from tracer.readers.qemu_lines import (
     SAVE,
     SYNC_END,
     SYNC_START,
+    THROTTLE,
     WRITE,
 )
 from tracer.readers.qemu_log import Events, QemuLog
@@ -89,6 +90,16 @@ class StepReader:
         within = np.arange(len(index)) - np.repeat(np.cumsum(span) - span, span)
         t = self._clock.guest_ns(events["t"])
         return Steps(t[index], page[index] + within, kind[index])
+
+
+def told_throttles(log: QemuLog) -> list[tuple[int, int]]:
+    """Return host us and percent of each step of the throttle, none where the log names no percent.
+
+    `cpu_throttle_set` does, from QEMU 10 on (cpu_throttle_set caps what it is given at 99).
+    """
+    return [
+        (t, min(percent, 99)) for _, t, kind, percent, _ in log.rare if kind == THROTTLE and percent
+    ]
 
 
 def first_sync_us(log: QemuLog) -> int | None:

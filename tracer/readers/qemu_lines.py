@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 #: in and keeps these numbers: never give one another meaning.
 OTHER, WRITE, SAVE, RING_PAGE = 0, 1, 2, 3
 SYNC_START, SYNC_END, CLEAR, THROTTLE, PENDING, STOP, REAP, SLOT = 4, 5, 6, 7, 8, 9, 10, 11
+EXACT, KINDS = 12, 13
 
 #: One event: host time in us, two arguments, the kind. Packed, since logs have many.
 #:   WRITE a=ram_addr b=size; SAVE a=byte offset b=block; SYNC_END a=dirty pages;
-#:   CLEAR a=page in block b=block; PENDING a=bytes; RING_PAGE a=page in slot b=vCPU; REAP a=pages;
+#:   CLEAR a=page in block b=block; PENDING a=bytes; EXACT a=bytes, counted anew after a PENDING;
+#:   THROTTLE a=percent, 0 where the event names none;
+#:   RING_PAGE a=page in slot b=vCPU; REAP a=pages;
 #:   SLOT a=number in the log's changes of slots;
 #:   OTHER a=place in the chunk b=length, t=-1 where the line has no time.
 EVENT = np.dtype([("t", "<i8"), ("a", "<i8"), ("b", "<i4"), ("kind", "u1")])

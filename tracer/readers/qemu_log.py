@@ -21,6 +21,8 @@ from tracer.errors import TraceError
 from tracer.readers.qemu_lines import (
     CLEAR,
     EVENT,
+    EXACT,
+    KINDS,
     OTHER,
     PENDING,
     REAP,
@@ -55,7 +57,16 @@ _RARE = {
         ),
     ),
     "migration_throttle": (THROTTLE, re.compile(r"\s*")),
+    "cpu_throttle_set": (THROTTLE, re.compile(r"set guest CPU throttled by (\d+)%")),
+    # Up to 7.2 one look; from 8.0 on an estimate, and where that is small an exact count, which
+    # syncs; from 11 on the same two under one name, and once more after the stop.
     "migrate_pending": (PENDING, re.compile(r"pending size (\d+) .*")),
+    "migrate_pending_estimate": (PENDING, re.compile(r"estimate pending size (\d+) .*")),
+    "migrate_pending_exact": (EXACT, re.compile(r"exact pending size (\d+) .*")),
+    "qemu_savevm_query_pending": (
+        PENDING,
+        re.compile(r"exact=(?P<exact>[01]), final=(?P<final>[01]),.* total=(?P<total>\d+),?.*"),
+    ),
     "migration_completion_vm_stop": (STOP, re.compile(r"ret -?\d+")),
     "kvm_dirty_ring_reap": (REAP, re.compile(r"reaped (\d+) pages .*")),
     "ram_save_page": (
@@ -88,7 +99,7 @@ class QemuLog:
     lines: int = 0
     first_us: int = 0
     last_us: int = 0
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(SLOT + 1, np.int64))
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(KINDS, np.int64))
     rare: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     #: One more than the highest page seen of each block, in pages of 4 KiB.
     extents: dict[int, int] = field(default_factory=dict)
@@ -195,6 +206,13 @@ def add_events(log: QemuLog, events: Events) -> None:
     log.spool.write(events.tobytes())
 
 
+def look_of(found: re.Match[str]) -> int:
+    """Return what kind of look `qemu_savevm_query_pending` is; OTHER for that after the stop."""
+    if found["final"] == "1":
+        return OTHER
+    return EXACT if found["exact"] == "1" else PENDING
+
+
 def add_slot(log: QemuLog, events: Events, index: int, change: SlotChange | None) -> None:
     """Make an event of a change of KVM's slots; one that failed is none."""
     if change is not None:
@@ -239,10 +257,14 @@ def _look_at(log: QemuLog, chunk: bytes, events: Events, index: int) -> None:
             add_slot(log, events, index, parse_change(found, 10))
             return
         groups = found.groupdict()
-        first = int(groups["hex"], 16) if groups else int(*found.groups() or (0,))
+        if "final" in groups:
+            kind = look_of(found)
+        if kind == OTHER:
+            return
+        first = int(groups["hex"], 16) if "hex" in groups else int((found.groups() or (0,))[-1])
         if first >= 1 << 60:
             raise _garbled(log.path, number, text)
-        second = log.blocks.index(groups["block"]) if groups else 0
+        second = log.blocks.index(groups["block"]) if "block" in groups else 0
         if groups.get("host"):
             log.hosts.setdefault(second, int(groups["host"], 16) - first)
         events[index] = (event["t"], first, second, kind)

@@ -15,7 +15,7 @@ from tracer.readers.freelist_merge import FreelistMerge
 from tracer.readers.guest_clock import GuestClock
 from tracer.readers.iterations import iterations_of, syncs_of
 from tracer.readers.migration_log import MigrationLog
-from tracer.readers.qemu_events import StepReader
+from tracer.readers.qemu_events import StepReader, told_throttles
 from tracer.readers.qemu_lines import SAVE
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
@@ -90,7 +90,7 @@ def notes_on(outcome: Outcome) -> tuple[str, ...]:
 
 
 def _throttle_notes(outcome: Outcome) -> list[str]:
-    if not outcome.clock.throttles:
+    if not outcome.clock.throttles or told_throttles(outcome.log):
         return []
     notes = []
     if not outcome.answers.parameters:

@@ -20,6 +20,7 @@ from tracer.readers.digits import decimal, find, hexadecimal, is_at
 from tracer.readers.qemu_lines import (
     CLEAR,
     EVENT,
+    EXACT,
     OTHER,
     PENDING,
     REAP,
@@ -32,7 +33,7 @@ from tracer.readers.qemu_lines import (
     THROTTLE,
     WRITE,
 )
-from tracer.readers.qemu_log import Events, QemuLog, add_events, add_slot
+from tracer.readers.qemu_log import Events, QemuLog, add_events, add_slot, look_of
 from tracer.readers.qemu_slots import SIMPLE_SLOT, parse_change
 from tracer.readers.streams import Progress, read_lines
 
@@ -62,7 +63,17 @@ _RARE = {
         re.compile(rf"str=(?P<block>.+) start=0x[0-9a-f]+ size=0x[0-9a-f]+ page={_NUMBER}"),
     ),
     "migration_throttle": (THROTTLE, None),
+    "cpu_throttle_set": (THROTTLE, re.compile(rf"new_throttle_pct={_NUMBER}")),
     "migrate_pending": (PENDING, re.compile(rf"size={_NUMBER} .*")),
+    "migrate_pending_estimate": (PENDING, re.compile(rf"size={_NUMBER} .*")),
+    "migrate_pending_exact": (EXACT, re.compile(rf"size={_NUMBER} .*")),
+    "qemu_savevm_query_pending": (
+        PENDING,
+        re.compile(
+            r"exact=0x(?P<exact>[01]) final=0x(?P<final>[01]) .* "
+            r"total=0x(?P<value>[0-9a-f]{1,16}).*"
+        ),
+    ),
     "migration_completion_vm_stop": (STOP, re.compile(rf"ret={_NUMBER}")),
     "kvm_dirty_ring_reap": (REAP, re.compile(rf"count={_NUMBER} .*")),
     "ram_save_page": (
@@ -149,6 +160,7 @@ def _look_at(log: QemuLog, chunk: bytes, events: Events, index: int) -> int:
             return 0
         if found is not None:
             groups = found.groupdict()
+            kind = look_of(found) if "final" in groups else kind
             value = int(groups.get("value") or found.groups()[-1], 16)
             block = groups.get("block")
             if kind == STOP or value < 1 << 60:

@@ -18,7 +18,7 @@ from tracer.readers.freelist_merge import FreelistMerge, Walk
 from tracer.readers.freelist_rows import FreeRows, runs_of
 from tracer.readers.guest_clock import GuestClock, throttle_percents
 from tracer.readers.migration_log import MigrationLog
-from tracer.readers.qemu_events import StepReader, Steps, epochs_us, first_sync_us
+from tracer.readers.qemu_events import StepReader, Steps, epochs_us, first_sync_us, told_throttles
 from tracer.readers.qemu_lines import RING_PAGE, SAVE, STOP, THROTTLE, WRITE
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.qemu_report import Outcome, course_of, notes_on, report_on
@@ -215,10 +215,17 @@ def make_clock(log: QemuLog, answers: MigrationLog) -> GuestClock:
             f"{log.path}: {log.lines} lines and none says that a page was written; enable "
             "memory_notdirty_write_access (TCG) or kvm_dirty_ring_page (KVM with a dirty ring)"
         )
+    stop = next((t for _, t, kind, _, _ in log.rare if kind == STOP), None)
+    return GuestClock(zero, _throttles(log, answers), stop)
+
+
+def _throttles(log: QemuLog, answers: MigrationLog) -> tuple[tuple[int, int], ...]:
+    """Return host us and percent of each step of the throttle."""
+    if told := told_throttles(log):
+        return tuple(told)
     rows = [t for _, t, kind, _, _ in log.rare if kind == THROTTLE]
     percents = throttle_percents(rows, answers.parameters, answers.throttles)
-    stop = next((t for _, t, kind, _, _ in log.rare if kind == STOP), None)
-    return GuestClock(zero, tuple(zip(rows, percents, strict=True)), stop)
+    return tuple(zip(rows, percents, strict=True))
 
 
 def _write_free(writer: TraceWriter, parts: list[FreeRows]) -> int:

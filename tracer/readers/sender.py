@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer.readers.qemu_lines import EVENT, PENDING, SAVE, STOP, SYNC_END, SYNC_START
+from tracer.readers.qemu_lines import EVENT, EXACT, PENDING, SAVE, STOP, SYNC_END, SYNC_START
 
 if TYPE_CHECKING:
     from tracer.readers.qemu_log import Events, QemuLog
@@ -41,7 +41,7 @@ class Sender:
 
 
 def measure_sender(log: QemuLog, *, hinting: bool) -> Sender:
-    """Measure the sender by a log's `migrate_pending` and `ram_save_page` rows.
+    """Measure the sender by a log's looks at what is pending and its `ram_save_page` rows.
 
     Between the row at a window's start and the last page sent in it lies the time of its pages:
     those with content are rows of their own, so that windows without zero pages say how fast they
@@ -76,6 +76,17 @@ def _rest_us(log: QemuLog, last_save: int) -> int | None:
     return None if synced is None else max(last_save - synced, 0)
 
 
+def _one_look_each(rows: Events) -> Events:
+    """Leave out the estimates that an exact count follows, which are then the looks."""
+    exact = np.flatnonzero(rows["kind"] == EXACT)
+    rows["kind"][exact] = PENDING
+    # Between the two lies a sync, if anything.
+    before = exact - 1 - (rows["kind"][exact - 1] == SYNC_START)
+    keep = np.ones(len(rows), bool)
+    keep[before[(before >= 0) & (rows["kind"][before] == PENDING)]] = False
+    return rows[keep]
+
+
 class _Seen:
     """What a log shows, chunk by chunk.
 
@@ -97,17 +108,18 @@ class _Seen:
     def take(self, events: Events) -> None:
         """Take the log's next events."""
         kind = events["kind"]
-        chosen = events[(kind == SAVE) | (kind == PENDING) | (kind == SYNC_START)]
+        chosen = events[np.isin(kind, (SAVE, PENDING, EXACT, SYNC_START))]
         saves = chosen["t"][chosen["kind"] == SAVE]
         if len(saves):
             self.last_save = int(saves[-1])
-        rows = np.concatenate((self._open, chosen))
+        rows = _one_look_each(np.concatenate((self._open, chosen)))
         looks = np.flatnonzero(rows["kind"] == PENDING)
         if not len(looks):
             self._open = rows
             return
-        first = len(self._open) and self._open[0]["kind"] == PENDING
-        self.starts += rows["t"][looks[1 if first else 0 :]].tolist()
+        if len(self._open) and self._open[0]["kind"] == PENDING:
+            self.starts.pop()
+        self.starts += rows["t"][looks].tolist()
         self._take_windows(rows, looks)
         self._take_runs(rows[: looks[-1]])
         self._open = rows[looks[-1] :]

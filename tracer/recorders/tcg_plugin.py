@@ -23,8 +23,8 @@ PAGE = 4096
 MOST_PAGES = 1 << 28
 
 _FLAGS = ("-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
-#: QEMU refuses older plugins from 9.0 on.
-_SECOND_API = (9, 0)
+#: From which QEMU on plugins have to be of which version of its interface: older ones are refused.
+_APIS = (((11, 1), 7), ((9, 0), 2), ((0, 0), 1))
 
 #: Marks in place of a page, as in the plugin's source.
 _QUANTUM, _ELSEWHERE, _STORES, _END = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFC, 0xFFFFFFFA
@@ -37,7 +37,7 @@ def compile_plugin(version: tuple[int, int]) -> Path:
 
     Raises RecordError where there is no C compiler, or where it fails.
     """
-    api = 2 if version >= _SECOND_API else 1
+    api = next(api for since, api in _APIS if version >= since)
     key = hashlib.sha256(SOURCE.read_bytes() + repr((_FLAGS, api)).encode()).hexdigest()[:16]
     folder = _cache()
     made = folder / f"stores-{key}.so"

@@ -14,8 +14,9 @@ _NEEDED = ("migration_bitmap_sync_start", "migration_bitmap_sync_end", "ram_save
 #: Which pages were written: by a vCPU of TCG, by one of KVM with a dirty ring.
 _TCG_WRITES = ("memory_notdirty_write_access",)
 _KVM_WRITES = ("kvm_dirty_ring_page", "kvm_dirty_ring_reap")
-#: Good to have; `migrate_pending` has other names in later versions. `kvm_set_user_memory` tells
-#: where KVM's slots lie, when a migration turns their log on.
+#: Good to have. `kvm_set_user_memory` tells where KVM's slots lie, when a migration turns their log
+#: on. Looks at what is pending have other names from 8.0 on, and again from 11; `cpu_throttle_set`
+#: says from 10 on to how much.
 _OPTIONAL = (
     "kvm_set_user_memory",
     "migration_bitmap_clear_dirty",
@@ -23,6 +24,8 @@ _OPTIONAL = (
     "migrate_pending",
     "migrate_pending_estimate",
     "migrate_pending_exact",
+    "qemu_savevm_query_pending",
+    "cpu_throttle_set",
     "migration_completion_vm_stop",
 )
 _STAMPED = re.compile(rb"\d+@\d+\.\d{6}:|\d{4}-\d\d-\d\dT")

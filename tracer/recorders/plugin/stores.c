@@ -8,7 +8,8 @@
  * store, and the page; or one of the marks below. Rows come in the order of their quanta.
  *
  * The interface is declared here as docs/devel/tcg-plugins.rst of QEMU describes it: no header of
- * QEMU's is needed, and no other library.
+ * QEMU's is needed, and no other library. PLUGIN_API is its version, and from 7 on no callback gets
+ * the plugin's id.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,13 +34,19 @@ struct tb;
 struct insn;
 struct hwaddr;
 
-typedef void (*tb_callback)(plugin_id id, struct tb *tb);
 typedef void (*mem_callback)(unsigned int vcpu, meminfo info, uint64_t vaddr, void *data);
+#if PLUGIN_API < 7
+typedef void (*tb_callback)(plugin_id id, struct tb *tb);
 typedef void (*exit_callback)(plugin_id id, void *data);
+void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, tb_callback cb);
+#else
+typedef void (*tb_callback)(struct tb *tb, void *data);
+typedef void (*exit_callback)(void *data);
+void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, tb_callback cb, void *data);
+#endif
 
 enum { NO_REGISTERS = 0, STORES = 2 };
 
-void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, tb_callback cb);
 size_t qemu_plugin_tb_n_insns(const struct tb *tb);
 struct insn *qemu_plugin_tb_get_insn(const struct tb *tb, size_t index);
 void qemu_plugin_register_vcpu_mem_cb(struct insn *insn, mem_callback cb, int flags, int rw,
@@ -142,9 +149,8 @@ static void store(unsigned int vcpu, meminfo info, uint64_t vaddr, void *data)
     }
 }
 
-static void translated(plugin_id id, struct tb *tb)
+static void translated(struct tb *tb)
 {
-    (void)id;
     size_t instructions = qemu_plugin_tb_n_insns(tb);
     for (size_t i = 0; i < instructions; i++)
         qemu_plugin_register_vcpu_mem_cb(qemu_plugin_tb_get_insn(tb, i), store, NO_REGISTERS,
@@ -170,10 +176,8 @@ static void *tick(void *data)
     }
 }
 
-static void ended(plugin_id id, void *data)
+static void ended(void)
 {
-    (void)id;
-    (void)data;
     uint64_t stores = 0, elsewhere = 0;
     for (size_t i = 0; i < VCPUS; i++) {
         stores += count[i].stores;
@@ -190,6 +194,45 @@ static void ended(plugin_id id, void *data)
     flush();
     pthread_mutex_unlock(&lock);
 }
+
+#if PLUGIN_API < 7
+static void on_translation(plugin_id id, struct tb *tb)
+{
+    (void)id;
+    translated(tb);
+}
+
+static void on_end(plugin_id id, void *data)
+{
+    (void)id;
+    (void)data;
+    ended();
+}
+
+static void listen(plugin_id id)
+{
+    qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
+    qemu_plugin_register_atexit_cb(id, on_end, NULL);
+}
+#else
+static void on_translation(struct tb *tb, void *data)
+{
+    (void)data;
+    translated(tb);
+}
+
+static void on_end(void *data)
+{
+    (void)data;
+    ended();
+}
+
+static void listen(plugin_id id)
+{
+    qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation, NULL);
+    qemu_plugin_register_atexit_cb(id, on_end, NULL);
+}
+#endif
 
 static bool argument(const char *text, const char *name, uint64_t *value)
 {
@@ -223,8 +266,7 @@ EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **
         return -1;
     }
     begin_ns = now();
-    qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
-    qemu_plugin_register_atexit_cb(id, ended, NULL);
+    listen(id);
     pthread_t ticker;
     if (pthread_create(&ticker, NULL, tick, NULL))
         return -1;
