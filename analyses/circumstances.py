@@ -10,6 +10,7 @@ from analyses.recording import Recording
 from replay.contained import BLOCK_PAGES, contained_reports
 from replay.pacing import FULL_LOAD, at_work, load_of
 from replay.parameters import Parameters
+from replay.qemu_version import QemuVersion
 from tracer.errors import UsageError
 from tracer.trace import Trace
 
@@ -24,6 +25,7 @@ def circumstances(
     downtime_ns: int | None,
     line: Mapping[str, Any] | None,
     guest_load: int | None,
+    version: QemuVersion | None = None,
     even_host: bool = False,
 ) -> tuple[Trace, Parameters, str]:
     """Return what to replay, how, and how the guest's load is known.
@@ -36,6 +38,8 @@ def circumstances(
     _alike(recording.trace, trace)
     _known_without_hinting(recording.trace, trace)
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
+    if version is not None:
+        parameters = replace(parameters, qemu=version)
     sender = Recording.of(trace).sender if trace.migration is not None else {}
     parameters = replace(parameters, **{**sender, **(line or {})})
     trace, load, load_known = _as_worked(trace, guest_load)
@@ -111,11 +115,20 @@ def _about_load(name: str, trace: Trace, parameters: Parameters, known: str) -> 
         yield f"{name}: the guest of {trace.name} was throttled and {how} ({known}): undone"
 
 
+def _about_version(recording: Recording, parameters: Parameters) -> Iterator[str]:
+    name, ran, taken = recording.trace.name, recording.version, parameters.qemu
+    if ran is None:
+        yield f"{name}: QEMU's version was not recorded: taken for {taken}"
+    elif ran != taken:
+        yield f"{name}: QEMU {ran} ran it, foretold is what {taken} does"
+
+
 def remarks(
     recording: Recording, trace: Trace, parameters: Parameters, load_known: str
 ) -> Iterator[str]:
     """Say what a migration is foretold with, and what of the recorded one is lacking."""
     name = recording.trace.name
+    yield from _about_version(recording, parameters)
     yield from _about_load(name, trace, parameters, load_known)
     if parameters.line_rate != Parameters.line_rate:
         yield (

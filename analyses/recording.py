@@ -12,6 +12,7 @@ from replay.course import Course
 from replay.dirty_limit import DirtyLimit
 from replay.link import HEADER_BYTES
 from replay.parameters import Parameters
+from replay.qemu_version import USUAL, QemuVersion
 from replay.throttle import AutoConverge
 from tracer.errors import TraceError, UsageError
 from tracer.trace import Trace
@@ -176,6 +177,7 @@ class Recording:
             bandwidth=bandwidth,
             downtime_limit_ns=downtime_ns,
             profile="qemu",
+            qemu=self.version or USUAL,
             log_mode="manual" if accelerator == "kvm" else "legacy",
             auto_converge=self._auto_converge(),
             dirty_limit=self._dirty_limit(),
@@ -197,6 +199,14 @@ class Recording:
         that zeroes 4 GiB/s in the guest, and as long again for the rest.
         """
         return 11_500_000 if self.trace.meta.source.get("accelerator") == "tcg" else 2_000_000
+
+    @property
+    def version(self) -> QemuVersion | None:
+        """The version of QEMU that ran it, None where that was not recorded."""
+        try:
+            return QemuVersion.parse(str(self.trace.meta.source.get("qemu", "")))
+        except UsageError:
+            return None
 
     def _number(self, key: str, usual: int) -> int:
         """Return a parameter; raises TraceError where it is not a whole number of at least 0."""

@@ -8,7 +8,7 @@ from typing import Literal
 from replay.course import Course
 from replay.dirty_limit import DirtyLimit
 from replay.link import SECOND_NS
-from replay.qemu_version import QemuVersion
+from replay.qemu_version import USUAL, QemuVersion
 from replay.strategies import Hold, Strategy
 from replay.throttle import AutoConverge
 from tracer.errors import UsageError
@@ -72,7 +72,7 @@ class Parameters:
     wake_ns: int = 100_000
     stop_ns: int = 2_000_000
     device_bytes: int = 196_608
-    qemu: QemuVersion = QemuVersion()
+    qemu: QemuVersion = USUAL
     auto_converge: AutoConverge | None = None
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False

@@ -62,7 +62,6 @@ class QemuVersion:
         """
         return self >= QemuVersion(11, 1)
 
-    @property
-    def counts_last_sync(self) -> bool:
-        """Whether the sync after the stop is in dirty-sync-count (no longer in 11.1)."""
-        return self < QemuVersion(11, 1)
+
+#: The version that the profile was made from, and takes where none is named.
+USUAL = QemuVersion()
