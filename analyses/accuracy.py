@@ -241,7 +241,7 @@ def _quantities(
     yield "normal_pages", recording.counter("normal"), moment.pages_sent
     yield "zero_pages", recording.counter("duplicate"), moment.zero_pages_sent
     yield "wire_bytes", recording.counter("transferred"), moment.wire_bytes
-    yield "syncs", recording.counter("dirty-sync-count"), moment.syncs
+    yield "syncs", recording.syncs, moment.syncs
     if recording.completed:
         stopped = outcome.stop_ns is not None
         total = outcome.end_ns + _SETUP_NS if stopped else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from analyses.needed import check_needed
 from analyses.recording import Recording
 from replay.contained import BLOCK_PAGES, contained_reports
 from replay.pacing import FULL_LOAD, at_work, load_of
@@ -36,6 +37,7 @@ def circumstances(
     """
     trace = recording.trace if source is None else source
     _alike(recording.trace, trace)
+    check_needed(recording.trace, trace, even_host=even_host)
     _known_without_hinting(recording.trace, trace)
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
     if version is not None:

@@ -124,5 +124,7 @@ def _line(
 def _real(recording: Recording, quantity: str) -> int | None:
     if quantity == "total_ns":
         return recording.time_ns("total-time") if recording.completed else None
-    names = {"normal_pages": "normal", "wire_bytes": "transferred", "syncs": "dirty-sync-count"}
+    if quantity == "syncs":
+        return recording.syncs
+    names = {"normal_pages": "normal", "wire_bytes": "transferred"}
     return recording.counter(names[quantity])

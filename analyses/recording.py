@@ -40,6 +40,8 @@ _BEGIN = "t_host_ns"
 _ITERATIONS = (_BEGIN, "until_host_ns", "normal", "zero")
 #: Of `replay.parameters`, what the sender's own log tells.
 _SPEEDS = ("line_rate", "zero_page_ns", "wake_ns")
+#: An answer is stamped up to so much later than QEMU gave it.
+_ANSWERING_NS = 5 * MS_NS
 #: max-bandwidth 0 means none: beyond any line.
 _UNLIMITED = 1 << 60
 
@@ -87,6 +89,19 @@ class Recording:
     def completed(self) -> bool:
         """Whether QEMU said that the migration completed."""
         return self.final.get("status") == "completed"
+
+    @property
+    def syncs(self) -> int | None:
+        """How many syncs there were when the counters were read, None where nothing says it.
+
+        From 11 on QEMU's counter leaves out those by a timer and that after the stop: the log has
+        them.
+        """
+        begins = [sync[_BEGIN] for sync in self.recorded.get("syncs") or ()]
+        counted, end = self.counter("dirty-sync-count"), self.end_ns
+        if not self.completed and end is not None:
+            begins = [begin for begin in begins if begin < end - _ANSWERING_NS]
+        return None if counted is None else max(counted, len(begins))
 
     def counter(self, name: str) -> int | None:
         """Return a counter of query-migrate's `ram`, None where it has none of that name."""

@@ -90,10 +90,11 @@ def _free_list(report: ImportReport) -> str:
     return said
 
 
-def _told(found: int, reported: int | None) -> str:
+def _told(found: int | None, reported: int | None) -> str:
+    known = "not known" if found is None else pages(found)
     if reported is None:
-        return pages(found)
-    return f"{pages(found)}, QEMU counted {reported:,}"
+        return known
+    return f"{known}, QEMU counted {reported:,}"
 
 
 def programs(known: Mapping[str, str], page: Page) -> None:

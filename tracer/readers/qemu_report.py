@@ -16,7 +16,7 @@ from tracer.readers.guest_clock import GuestClock
 from tracer.readers.iterations import iterations_of, syncs_of
 from tracer.readers.migration_log import MigrationLog
 from tracer.readers.qemu_events import StepReader, told_throttles
-from tracer.readers.qemu_lines import SAVE
+from tracer.readers.qemu_lines import EXACT, PENDING, SAVE, STOP
 from tracer.readers.qemu_log import QemuLog
 from tracer.readers.report import ImportReport
 from tracer.readers.sender import measure_sender
@@ -77,6 +77,7 @@ def notes_on(outcome: Outcome) -> tuple[str, ...]:
         (reader.stopped, _STOPPED),
     )
     notes = [*outcome.layout.notes, *_throttle_notes(outcome), *_zero_notes(outcome)]
+    notes += _look_notes(outcome)
     notes += [f"{count} {text}" for count, text in counted if count]
     notes += outcome.ring_notes
     if log.latest_us > _CLOCK_JUMP_US:
@@ -107,9 +108,19 @@ def _throttle_notes(outcome: Outcome) -> list[str]:
 
 
 def _zero_notes(outcome: Outcome) -> list[str]:
+    ram = outcome.answers.ram
     if not outcome.log.counts[SAVE]:
-        return ["the log has no ram_save_page rows: no page is known to be zero"]
+        sent = ram.get("normal")
+        more = f", though QEMU sent {sent} pages with content (with multifd it logs none)"
+        return [
+            f"the log has no ram_save_page rows: no page is known to be zero{more if sent else ''}"
+        ]
     notes = []
+    if outcome.answers.parameters.get("zero-page-detection") == "none":
+        notes.append(
+            "zero-page-detection was none: pages of zeros went out as all others did, so that no "
+            "page is known to be zero"
+        )
     zero, data = outcome.assumed_zero, outcome.assumed_data
     if zero or data:
         rule = f"without a free list all {data} are taken as having content"
@@ -126,6 +137,24 @@ def _zero_notes(outcome: Outcome) -> list[str]:
         notes.append(
             "hinting was on: a page skipped because of a hint and a zero page look the same in the "
             "log; both are taken as zero"
+        )
+    return notes
+
+
+def _look_notes(outcome: Outcome) -> list[str]:
+    counts = outcome.log.counts
+    notes = []
+    if not counts[PENDING] + counts[EXACT]:
+        notes.append(
+            "the log has no looks at what is pending (migrate_pending up to QEMU 7.2, "
+            "migrate_pending_estimate and migrate_pending_exact up to 10, "
+            "qemu_savevm_query_pending from 11 on): when the sender ran, and how fast, is not "
+            "known"
+        )
+    if outcome.answers.completed and not counts[STOP]:
+        notes.append(
+            "the log has no migration_completion_vm_stop: when the guest was stopped is not known, "
+            "and guest time goes on"
         )
     return notes
 
@@ -201,7 +230,7 @@ def report_on(outcome: Outcome, out: Path, meta: Meta, notes: tuple[str, ...]) -
         assumed_data=outcome.assumed_data,
         copies=int(log.counts[SAVE]),
         copies_reported=ram.get("normal"),
-        zero_copies=outcome.told.zero_copies,
+        zero_copies=outcome.told.zero_copies if log.counts[SAVE] else None,
         zero_copies_reported=ram.get("duplicate"),
         hidden_rewrites=outcome.told.turned,
     )

@@ -47,7 +47,7 @@ class ImportReport:
     assumed_data: int = 0
     copies: int = 0
     copies_reported: int | None = None
-    zero_copies: int = 0
+    zero_copies: int | None = 0
     zero_copies_reported: int | None = None
     hidden_rewrites: int = 0
 
