@@ -294,7 +294,8 @@ class _Loop:
         """Return when the timer of syncs ticks."""
         if self._timer is None or self._timer.due_ms is None:
             return k.FOREVER
-        return self._window.ns(self._timer.due_ms)
+        due = self._window.ns(self._timer.due_ms)
+        return due if self._recorded is None else self._recorded.ticked(due)
 
     def _tick(self, now: int) -> None:
         """Let the timer of syncs tick; `now` the bitmaps are free for a sync.
