@@ -262,6 +262,7 @@ class Migration:
         if by_timer:
             # The main loop's matter; the sender goes on.
             self.sync_under_way = self.vcpus_awake()
+            self.sync_times.append((begin, self.sync_under_way))
             return
         self.memory_global_after_dirty_log_sync()
         self.sync_times.append((begin, self.now))
