@@ -3,8 +3,8 @@
 QEMU's functions are migration_thread, migration_iteration_run, migration_update_counters and
 migration_rate_limit (migration/migration.c), ram_save_iterate, ram_find_and_save_block,
 find_dirty_block, save_page_header, ram_save_pending and migration_bitmap_sync (migration/ram.c),
-qemu_file_rate_limit (migration/qemu-file.c). What logs of 7.2 show of them (thresholds, windows,
-pages a window, syncs) agrees:
+qemu_file_rate_limit (migration/qemu-file.c). What logs of 7.2, 10.0 and 11.1 show of them
+(thresholds, windows, pages a window, syncs) agrees. As of 7.2:
 
 - Time is cut in windows of 100 ms (BUFFER_DELAY), counted in whole ms. In each a tenth of
   max-bandwidth may be put on the wire; a page is begun as long as no more than that has been. Then
@@ -22,8 +22,8 @@ pages a window, syncs) agrees:
 - The first sync comes before the first page. A block's first page in a row carries its name; an
   iteration begins with 5 bytes and ends with 13, of which QEMU counts 8 as RAM (ram.transferred).
 
-What differs in later versions, and what is not modelled, is in ARCHITECTURE.md, "Profile qemu
-against QEMU's source".
+What later versions do differently is in `replay.qemu_version`; that and what is not modelled in
+ARCHITECTURE.md, "Profile qemu against QEMU's source".
 """
 
 from __future__ import annotations
