@@ -144,6 +144,18 @@ def test_to_a_second_qemu_with_hints_and_a_serial_port(record, guest, tmp_path):
     assert b"ready" not in (logs / "destination.log").read_bytes()
 
 
+def test_multifd_s_channels_go_nowhere_too_and_what_its_log_lacks_is_said(record, guest, tmp_path):
+    out = tmp_path / "x.trace"
+    code, said, words = record(
+        "-o", out, "--start-when", "ready", "--bandwidth", "100MiB/s", "--capability", "multifd",
+        "--cancel-after", "60s", "--", *guest(LOAD),
+    )  # fmt: skip
+    assert (code, said) == (0, f"{out}\n"), words
+    assert Trace.open(out).migration["status"] == "completed"
+    assert "pages with content (with multifd it logs none)" in " ".join(words.split())
+    assert "zero copies not known, QEMU counted" in " ".join(words.split())
+
+
 def test_ctrl_c_cancels_and_keeps_what_there_is(start, guest, tmp_path):
     out = tmp_path / "x.trace"
     process = start(

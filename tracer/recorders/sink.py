@@ -15,9 +15,12 @@ _BUFFER = 1 << 20
 
 @contextmanager
 def sink() -> Iterator[str]:
-    """Give the URI of a port of 127.0.0.1 that takes one stream while the block runs."""
+    """Give the URI of a port of 127.0.0.1 that takes streams while the block runs.
+
+    With multifd a migration has several.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=_swallow, args=(server,), daemon=True)
+        thread = threading.Thread(target=_accept, args=(server,), daemon=True)
         thread.start()
         try:
             yield f"tcp:127.0.0.1:{server.getsockname()[1]}"
@@ -28,10 +31,15 @@ def sink() -> Iterator[str]:
             thread.join(1.0)
 
 
-def _swallow(server: socket.socket) -> None:
-    buffer = bytearray(_BUFFER)
+def _accept(server: socket.socket) -> None:
     with suppress(OSError):
-        stream, _ = server.accept()
-        with stream:
-            while stream.recv_into(buffer):
-                pass
+        while True:
+            stream, _ = server.accept()
+            threading.Thread(target=_swallow, args=(stream,), daemon=True).start()
+
+
+def _swallow(stream: socket.socket) -> None:
+    buffer = bytearray(_BUFFER)
+    with suppress(OSError), stream:
+        while stream.recv_into(buffer):
+            pass
