@@ -16,6 +16,7 @@ from replay.contained import contained_reports, foretold_reports
 from replay.engine import Migration
 from replay.kernels import FOREVER
 from replay.profiles import Moment, Outcome, profile
+from replay.qemu_version import QemuVersion
 from replay.result import Scenario
 from replay.rewrites import in_words
 from replay.scenarios import Readings, scenarios
@@ -133,6 +134,7 @@ def measure(
     downtime_ns: int | None = None,
     line: Mapping[str, Any] | None = None,
     guest_load: int | None = None,
+    version: QemuVersion | None = None,
     even_host: bool = False,
     seeds: int = 1,
 ) -> Accuracy:
@@ -140,10 +142,11 @@ def measure(
 
     bandwidth (bytes/s) and downtime_ns: where they were not recorded. line: of `Parameters`, the
     sender's speed, where it is not what `source` was recorded with. guest_load: percent, where it
-    is not what `source` shows (`replay.pacing`). even_host: whether to leave out what the host kept
-    the recorded sender from. seeds: how many to try. Raises UsageError where nobody says the
-    bandwidth, where what is given is not what was recorded, where `source` is of another guest, and
-    where it was recorded with hinting and the recording ran without.
+    is not what `source` shows (`replay.pacing`). version: of QEMU, where it is not the recorded
+    one. even_host: whether to leave out what the host kept the recorded sender from. seeds: how
+    many to try. Raises UsageError where nobody says the bandwidth, where what is given is not what
+    was recorded, where `source` is of another guest, and where it was recorded with hinting and the
+    recording ran without.
     """
     how = circumstances(
         recording,
@@ -152,6 +155,7 @@ def measure(
         downtime_ns=downtime_ns,
         line=line,
         guest_load=guest_load,
+        version=version,
         even_host=even_host,
     )
     trace, readings = how.trace, Readings(how.trace, how.parameters)

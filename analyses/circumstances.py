@@ -11,6 +11,7 @@ from analyses.recording import Recording
 from replay.contained import BLOCK_PAGES, contained_reports
 from replay.pacing import FULL_LOAD, at_work, load_of
 from replay.parameters import Parameters
+from replay.qemu_version import QemuVersion
 from tracer.errors import UsageError
 from tracer.trace import Trace
 
@@ -40,6 +41,7 @@ def circumstances(
     downtime_ns: int | None,
     line: Mapping[str, Any] | None,
     guest_load: int | None,
+    version: QemuVersion | None = None,
     even_host: bool = False,
 ) -> Circumstances:
     """Return what to replay and how.
@@ -53,6 +55,8 @@ def circumstances(
     check_needed(recording.trace, trace, even_host=even_host)
     _known_without_hinting(recording.trace, trace)
     parameters = recording.replay_parameters(bandwidth, downtime_ns)
+    if version is not None:
+        parameters = replace(parameters, qemu=version)
     sender = Recording.of(trace).sender if trace.migration is not None else {}
     parameters = replace(parameters, **{**sender, **(line or {})})
     trace, load, load_known = _as_worked(trace, guest_load)
@@ -126,6 +130,14 @@ def _about_load(name: str, trace: Trace, parameters: Parameters, known: str) -> 
         yield f"{name}: the guest of {trace.name} was throttled and {how} ({known}): undone"
 
 
+def _about_version(recording: Recording, parameters: Parameters) -> Iterator[str]:
+    name, ran, taken = recording.trace.name, recording.version, parameters.qemu
+    if ran is None:
+        yield f"{name}: QEMU's version was not recorded: taken for {taken}"
+    elif ran != taken:
+        yield f"{name}: QEMU {ran} ran it, foretold is what {taken} does"
+
+
 def _about_sender(name: str, how: Circumstances) -> Iterator[str]:
     """Say how fast the sender is, and of each figure whence it is."""
     parameters = how.parameters
@@ -152,6 +164,7 @@ def _all_of(parts: Sequence[str]) -> str:
 def remarks(recording: Recording, how: Circumstances) -> Iterator[str]:
     """Say what a migration is foretold with, and what of the recorded one is lacking."""
     name, trace, parameters = recording.trace.name, how.trace, how.parameters
+    yield from _about_version(recording, parameters)
     if not_there := recording.not_in_the_log():
         yield (
             f"{name}: its log has {' and '.join(not_there)} that QEMU counted: it lacks lines or "

@@ -12,6 +12,7 @@ from replay.course import Course
 from replay.dirty_limit import DirtyLimit
 from replay.link import HEADER_BYTES
 from replay.parameters import Parameters
+from replay.qemu_version import USUAL, QemuVersion
 from replay.throttle import AutoConverge
 from tracer.errors import TraceError, UsageError
 from tracer.readers.counters import check_migration
@@ -198,6 +199,7 @@ class Recording:
             bandwidth=bandwidth or _UNLIMITED,
             downtime_limit_ns=300 * MS_NS if downtime_ns is None else downtime_ns,
             profile="qemu",
+            qemu=self.version or USUAL,
             log_mode="manual" if accelerator == "kvm" else "legacy",
             auto_converge=self._auto_converge(),
             dirty_limit=self._dirty_limit(),
@@ -213,6 +215,14 @@ class Recording:
         that zeroes 4 GiB/s in the guest, and as long again for the rest.
         """
         return 11_500_000 if self.trace.meta.source.get("accelerator") == "tcg" else 2_000_000
+
+    @property
+    def version(self) -> QemuVersion | None:
+        """The version of QEMU that ran it, None where that was not recorded."""
+        try:
+            return QemuVersion.parse(str(self.trace.meta.source.get("qemu", "")))
+        except UsageError:
+            return None
 
     def _as_run(self, key: str, given: int | None, option: str, unit: int = 1) -> int | None:
         """Return a parameter in bytes/s or ns, None where nobody says it."""

@@ -47,7 +47,8 @@ def _about_the_stop(parameters: Parameters) -> str:
     taken = (parameters.stop_ns, parameters.device_bytes)
     usual = " (as measured on small guests)" if taken == _USUAL_STOP else ""
     return (
-        f"the switchover takes {parameters.stop_ns / 1e6:g} ms besides what is sent, and sends "
+        f"the loop is that of QEMU {parameters.qemu}; the switchover takes "
+        f"{parameters.stop_ns / 1e6:g} ms besides what is sent, and sends "
         f"{parameters.device_bytes} bytes of device state after the memory{usual}"
     )
 

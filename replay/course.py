@@ -6,7 +6,7 @@ writes: what is sent, when to sync and when to throttle stays the loop's to find
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +20,8 @@ MS_NS = 1_000_000
 _WINDOW_MS, _WINDOW_NS, _NEAR_NS = 100, 100 * MS_NS, 50 * MS_NS
 #: A sync of a throttled guest that takes so long waited for a vCPU to wake.
 _WAITED_NS = MS_NS
+#: Within which the look is over that a sync was made in.
+_SOON_NS = 5 * MS_NS
 #: MAX_WAIT: an iteration ends when it has lasted longer than so many whole ms.
 MAX_WAIT_MS = 50
 #: How fine the phase of QEMU's clock is looked for, and in how many windows.
@@ -73,12 +75,15 @@ class Course:
 
     @cached_property
     def _looks(self) -> list[int]:
-        """When the look began with which each iteration begins: with a sync, or at once."""
+        """When the look began with which each iteration begins: with a sync, or at once.
+
+        A sync that was over long before was made by a timer while the sender slept.
+        """
         begins = [begin for begin, _ in self.syncs]
         looks, done = [], -1
         for begin, end, *_ in self.iterations:
-            at = bisect_left(begins, done)
-            sync = at < len(begins) and begins[at] <= begin
+            at = bisect_right(begins, begin) - 1
+            sync = at >= 0 and begins[at] >= done and begin - self.syncs[at][1] < _SOON_NS
             looks.append(begins[at] if sync else begin)
             done = end
         return looks
@@ -185,6 +190,12 @@ class Course:
         at = bisect_left(self.syncs, (begin - MS_NS, 0))
         near = [pair for pair in self.syncs[at : at + 2] if abs(pair[0] - begin) < MS_NS]
         return max(begin, min(near, key=lambda pair: abs(pair[0] - begin))[1]) if near else None
+
+    def ticked(self, due: int) -> int:
+        """Return when a timer ticked that was due, by the sync that it made if that is known."""
+        at = bisect_left(self.syncs, (due - _NEAR_NS, 0))
+        near = [begin for begin, _ in self.syncs[at : at + 2] if abs(begin - due) < _NEAR_NS]
+        return min(near, key=lambda begin: abs(begin - due), default=due)
 
     def stopped(self, now: int) -> int | None:
         """Return when the sync was over that followed a stop at `now`, None where that is another.

@@ -8,6 +8,7 @@ from typing import Literal
 from replay.course import Course
 from replay.dirty_limit import DirtyLimit
 from replay.link import SECOND_NS
+from replay.qemu_version import USUAL, QemuVersion
 from replay.strategies import Hold, Strategy
 from replay.throttle import AutoConverge
 from tracer.errors import UsageError
@@ -42,6 +43,7 @@ class Parameters:
     budget is sent, zero_page_ns what finding a page to be zero takes, wake_ns how late the sender
     wakes from its sleep, stop_ns what the switchover takes besides what is sent in it; device_bytes
     follow the last page at line_rate: the devices' state (measured on QEMU 7.2, `analyses.line`).
+    qemu: whose loop it is (`replay.qemu_version`).
     auto_converge, dirty_limit: None for not holding the guest back; one of them at a time.
     sync_waits: a sync is over when every vCPU has come by, so that it waits for throttled ones
     (TCG; under KVM it does not). guest_load: percent of its vCPUs' time that the guest's work
@@ -73,6 +75,7 @@ class Parameters:
     wake_ns: int = 100_000
     stop_ns: int = 2_000_000
     device_bytes: int = 196_608
+    qemu: QemuVersion = USUAL
     auto_converge: AutoConverge | None = None
     dirty_limit: DirtyLimit | None = None
     sync_waits: bool = False

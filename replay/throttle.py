@@ -1,8 +1,7 @@
 """Auto-converge: taking time from the vCPUs where a migration makes no progress.
 
 What QEMU does (migration/ram.c, migration_trigger_throttle and mig_throttle_guest_down;
-cpu-throttle.c). Not modelled: the timer with which newer versions make a sync of their own after
-5 s without one.
+cpu-throttle.c), from 9.2 on with syncs of its own where a pass takes long.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from itertools import pairwise
 TIMESLICE_NS = 10_000_000
 #: Syncs count towards the trigger when a period is longer than this.
 _PERIOD_MS = 1000
+#: How often the timer looks whether there was a sync (CPU_THROTTLE_DIRTY_SYNC_TIMESLICE_MS).
+_SYNC_EVERY_MS = 5000
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,33 @@ class Throttle:
             left = 100 - self.percent
             step = min(left - left * allowed // dirtied, step)
         return min(self.percent + step, settings.maximum)
+
+
+class SyncTimer:
+    """The timer of QEMU 9.2 and later that makes a sync where there was none since it last ticked.
+
+    (cpu_throttle_dirty_sync_timer_tick.) due_ms: when it ticks next, None while its sync is under
+    way. ending: the host ns at which that is over, None if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.due_ms: int | None = _SYNC_EVERY_MS
+        self.ending: int | None = None
+        self._seen = 0
+
+    def wants(self, syncs: int) -> bool:
+        """Tick, after so many syncs; return whether to make one, else it is set anew."""
+        assert self.due_ms is not None
+        # The first pass copies everything anyway.
+        if syncs > 1 and syncs == self._seen:
+            self.due_ms = None
+            return True
+        self.set(self.due_ms, syncs)
+        return False
+
+    def set(self, now_ms: int, syncs: int) -> None:
+        """Let it tick next, after so many syncs by now."""
+        self.due_ms, self.ending, self._seen = now_ms + _SYNC_EVERY_MS, None, syncs
 
 
 def pace(percent: int, load: int) -> int:

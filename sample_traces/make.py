@@ -21,6 +21,7 @@ SAMPLES: dict[str, int | None] = {
     "seq.20": None,
     "uniform.autoconverge": None,
     "churn.hint-off": 30_000_000_000,
+    "uniform.qemu-11": None,
     "kvm-ring": None,
 }
 

@@ -13,10 +13,12 @@ from analyses.commands import units
 from analyses.commands.qemu_options import (
     DeviceState,
     LineRate,
+    Qemu,
     StopTime,
     WakeUp,
     ZeroPageTime,
     line_parameters,
+    qemu_version,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def accuracy(
             "where less is left.",
         ),
     ] = None,
+    qemu: Qemu = None,
     even_host: Annotated[
         bool,
         typer.Option(
@@ -149,6 +152,7 @@ def accuracy(
             downtime_ns=limit,
             line=line,
             guest_load=guest_load,
+            version=None if qemu is None else qemu_version(qemu),
             even_host=even_host,
             seeds=seeds,
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from analyses.commands import units
 from analyses.commands.choices import Profile
+
+if TYPE_CHECKING:
+    from replay.qemu_version import QemuVersion
 
 LineRate = Annotated[
     str | None,
@@ -50,8 +53,18 @@ DeviceState = Annotated[
         help="Profile qemu: the devices' state, sent after the last page at the line rate.",
     ),
 ]
+Qemu = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VERSION",
+        show_default="as recorded, else 7.2",
+        help="Profile qemu: whose migration loop, such as 7.2, 8.2, 9.2, 10.1 or 11.1; in between "
+        "nothing changed that matters here.",
+    ),
+]
 #: Options that only profile qemu heeds, and those of them that need another one of them.
 _QEMU = (
+    "qemu",
     "line_rate",
     "zero_page_time",
     "wake_up",
@@ -72,6 +85,17 @@ def line_parameters(**given: str | None) -> dict[str, int]:
         for name, text in given.items()
         if text is not None
     }
+
+
+def qemu_version(text: str) -> QemuVersion:
+    """Return the version that an option names; raises UsageError."""
+    from replay.qemu_version import QemuVersion  # noqa: PLC0415 - its package is heavy
+    from tracer.errors import UsageError  # noqa: PLC0415
+
+    try:
+        return QemuVersion.parse(text)
+    except UsageError as error:
+        refuse(f"--qemu: {error}")
 
 
 def _state_size(text: str, option: str) -> int:
@@ -108,6 +132,15 @@ class QemuOptions:
     wake_up: WakeUp = None
     stop_time: StopTime = None
     device_state: DeviceState = None
+    qemu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            show_default="7.2",
+            help="Profile qemu: whose migration loop, such as 7.2, 8.2, 9.2, 10.1 or 11.1; in "
+            "between nothing changed that matters here.",
+        ),
+    ] = None
     auto_converge: Annotated[
         bool, typer.Option("--auto-converge", help="Profile qemu: throttle a guest that is ahead.")
     ] = False
@@ -214,6 +247,7 @@ class QemuOptions:
         return {
             "auto_converge": converge,
             "dirty_limit": limit,
+            **({} if self.qemu is None else {"qemu": qemu_version(self.qemu)}),
             "guest_load": 100 if self.guest_load is None else self.guest_load,
             **line_parameters(**{name: getattr(self, name) for name in _LINE}),
         }

@@ -21,6 +21,7 @@ _TIMES = {
 }
 _WORDS = {
     "profile": "--profile",
+    "qemu": "--qemu",
     "max_rounds": "--max-rounds",
     "log_mode": "--log-mode",
     "clear_chunk": "--clear-chunk",

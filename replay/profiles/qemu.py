@@ -3,8 +3,8 @@
 QEMU's functions are migration_thread, migration_iteration_run, migration_update_counters and
 migration_rate_limit (migration/migration.c), ram_save_iterate, ram_find_and_save_block,
 find_dirty_block, save_page_header, ram_save_pending and migration_bitmap_sync (migration/ram.c),
-qemu_file_rate_limit (migration/qemu-file.c). What logs of 7.2 show of them (thresholds, windows,
-pages a window, syncs) agrees:
+qemu_file_rate_limit (migration/qemu-file.c). What logs of 7.2, 10.0 and 11.1 show of them
+(thresholds, windows, pages a window, syncs) agrees. As of 7.2:
 
 - Time is cut in windows of 100 ms (BUFFER_DELAY), counted in whole ms. In each a tenth of
   max-bandwidth may be put on the wire; a page is begun as long as no more than that has been. Then
@@ -22,8 +22,8 @@ pages a window, syncs) agrees:
 - The first sync comes before the first page. A block's first page in a row carries its name; an
   iteration begins with 5 bytes and ends with 13, of which QEMU counts 8 as RAM (ram.transferred).
 
-What differs in later versions, and what is not modelled, is in ARCHITECTURE.md, "Profile qemu
-against QEMU's source".
+What later versions do differently is in `replay.qemu_version`; that and what is not modelled in
+ARCHITECTURE.md, "Profile qemu against QEMU's source".
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from replay.course import MAX_WAIT_MS, Pace
 from replay.dirty_limit import Limiter
 from replay.engine import Migration
 from replay.link import HEADER_BYTES, SECOND_NS, link_constants, named, wire_bytes
+from replay.parameters import Parameters
 from replay.profiles.base import Moment, Outcome, Reason, Round
 from replay.profiles.steps import (
     counters,
@@ -41,7 +42,8 @@ from replay.profiles.steps import (
     round_row,
     wait_for_answer,
 )
-from replay.throttle import Throttle, pace, sleep_left
+from replay.stream import EOS_BYTES, FlushedStream, Stream
+from replay.throttle import SyncTimer, Throttle, pace, sleep_left
 
 MS_NS = 1_000_000
 #: BUFFER_DELAY: a window's length in ms, and how many make a second (XFER_LIMIT_RATIO).
@@ -49,8 +51,6 @@ WINDOW_MS = 100
 _WINDOWS_A_SECOND = 10
 #: How long an iteration has lasted (MAX_WAIT) it looks at after page 1 and every 64th from there.
 _LOOK_EVERY = 64
-#: Bytes around the pages of an iteration: savevm's section header; the end of RAM and a footer.
-_HEAD_BYTES, _EOS_BYTES, _FOOT_BYTES = 5, 8, 5
 
 
 def run(migration: Migration) -> Outcome:
@@ -59,17 +59,12 @@ def run(migration: Migration) -> Outcome:
 
 
 class _Window:
-    """One window: what may still be sent, and what the last one measured.
+    """One window: what may still be sent, and what the last one measured."""
 
-    All bytes on the wire so far are `migration.bytes_sent` and what is around the iterations.
-    """
-
-    def __init__(self, migration: Migration):
-        parameters = migration.parameters
-        self._migration = migration
+    def __init__(self, parameters: Parameters, stream: Stream):
+        self._stream = stream
         self._budget = parameters.bandwidth // _WINDOWS_A_SECOND
         self._limit_ns = parameters.downtime_limit_ns
-        self.iterations = 0
         recorded = parameters.course
         self._phase_ns = 0 if recorded is None else recorded.phase_ns
         self._start_ms = 0
@@ -81,21 +76,19 @@ class _Window:
         """Return what QEMU's clock shows, which counts whole ms."""
         return (now + self._phase_ns) // MS_NS
 
+    def ns(self, ms: int) -> int:
+        """Return when QEMU's clock shows it first."""
+        return ms * MS_NS - self._phase_ns
+
     @property
-    def sent(self) -> int:
-        """All bytes so far."""
-        around = _HEAD_BYTES + _EOS_BYTES + _FOOT_BYTES
-        return self._migration.bytes_sent + self.iterations * around
+    def end_bytes(self) -> int:
+        """Up to how many counted bytes another page may be begun."""
+        return self._start_bytes + self._budget
 
     @property
     def spent(self) -> bool:
         """Whether the sender has to sleep until the window ends."""
-        return self.sent - self._start_bytes > self._budget
-
-    def page_limit(self) -> int:
-        """Return up to which `bytes_sent` the iteration that begins may begin another page."""
-        left = self._start_bytes + self._budget - self.sent - _HEAD_BYTES
-        return self._migration.bytes_sent + left
+        return self._stream.counted > self.end_bytes
 
     def look(self, now: int, *, slept: bool = False) -> None:
         """Begin the next window if this one is old enough (migration_update_counters).
@@ -106,7 +99,7 @@ class _Window:
         took = max(now_ms - self._start_ms, WINDOW_MS if slept else 0)
         if took < WINDOW_MS:
             return
-        sent = self.sent
+        sent = self._stream.counted
         self.threshold = (sent - self._start_bytes) * self._limit_ns // (took * MS_NS)
         self._start_ms, self._start_bytes = now_ms, sent
 
@@ -123,6 +116,7 @@ class _Loop:
         self._migration = migration
         self._page_size = meta.page_size
         self._rounds: list[Round] = []
+        self._stopped = False
         self._throttles: list[tuple[int, int]] = []
         self._course: list[Moment] = []
         self._recorded = parameters.course
@@ -130,13 +124,20 @@ class _Loop:
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
+        self._timer = None
+        if self._throttle is not None and parameters.qemu.syncs_by_timer:
+            self._timer = SyncTimer()
         self._limiter = None
         if parameters.dirty_limit is not None:
             limit, load = parameters.dirty_limit, parameters.guest_load
             self._limiter = Limiter(limit, migration.trace, migration.passes, load)
         self._blocks = named(meta.blocks)
         self._send_at(1, 1)
-        self._window = _Window(migration)
+        self._version = parameters.qemu
+        self._stream = Stream(migration)
+        if self._version.counts_when_flushed:
+            self._stream = FlushedStream(migration, self._page_size, self._blocks)
+        self._window = _Window(parameters, self._stream)
         self._before = counters(migration)
         self._since = 0
 
@@ -153,7 +154,7 @@ class _Loop:
                 now, outcome = self._check(now)
                 if outcome is not None:
                     return outcome
-                now = self._iterate(now)
+                now = self._wait(self._iterate(now), 0)
                 self._note(now)
             window.look(now, slept=slept)
             slept = window.spent
@@ -192,8 +193,8 @@ class _Loop:
         Returns when that is over, and how the migration ended if it did.
         """
         migration = self._migration
-        if self._pending_bytes >= self._window.threshold:
-            if migration.pending_now:
+        if not self._calls_for_sync:
+            if self._reason() is None:
                 return now, None
             self._end_row(now, None)
             return now, self._switch_over(now, "downtime-limit")
@@ -203,7 +204,7 @@ class _Loop:
             return now, self._give_up(drained)
         self._limit(drained)
         now = self._sync(drained)
-        reason = self._reason()
+        reason = self._reason() or self._tired()
         if reason is not None:
             return now, self._switch_over(now, reason)
         migration.ask_after_sync(now)
@@ -213,14 +214,21 @@ class _Loop:
     def _pending_bytes(self) -> int:
         return self._migration.pending_now * self._page_size
 
+    @property
+    def _calls_for_sync(self) -> bool:
+        """Whether what is pending is so little that a sync has to tell what is so by now."""
+        pending, threshold = self._pending_bytes, self._window.threshold
+        return pending <= threshold if self._version.syncs_at_threshold else pending < threshold
+
     def _reason(self) -> Reason | None:
-        migration, pending = self._migration, self._pending_bytes
-        if not pending or pending < self._window.threshold:
-            return "downtime-limit"
-        limit = migration.parameters.max_rounds
-        if limit is not None and migration.round >= limit:
-            return "max-rounds"
-        return None
+        """Return why to stop the guest, if what is pending is little enough."""
+        pending, threshold = self._pending_bytes, self._window.threshold
+        least = threshold + 1 if self._version.stops_at_threshold else threshold
+        return "downtime-limit" if not pending or pending < least else None
+
+    def _tired(self) -> Reason | None:
+        limit = self._migration.parameters.max_rounds
+        return "max-rounds" if limit is not None and self._migration.round >= limit else None
 
     def _sync(self, now: int) -> int:
         """Make a regular sync; return when it is over."""
@@ -231,19 +239,24 @@ class _Loop:
 
     def _after_sync(self, now: int) -> int:
         """Let the sync wait for throttled vCPUs, then see to what slows the guest."""
-        migration, throttle = self._migration, self._throttle
+        migration = self._migration
         dirtied = migration.dirtied * self._page_size
         if self._limiter is not None:
             guest = migration.clock.guest(now)
-            self._limiter.synced(now, guest, dirtied, self._window.sent)
+            self._limiter.synced(now, guest, dirtied, self._stream.counted)
         now = self._wait(now, self._sync_lasts(now))
+        self._trigger(now, dirtied)
+        return now
+
+    def _trigger(self, now: int, dirtied: int) -> None:
+        """See to the throttle, a sync being over."""
+        migration, throttle = self._migration, self._throttle
         if throttle is None:
-            return now
-        if throttle.synced(self._window.ms(now), dirtied, migration.bytes_sent + self._framing):
+            return
+        if throttle.synced(self._window.ms(now), dirtied, self._counted):
             left = pace(throttle.percent, migration.parameters.guest_load)
             migration.throttle(now, 100 - left)
             self._throttles.append((now, throttle.percent))
-        return now
 
     def _sync_lasts(self, now: int) -> int:
         """Return for how many ns a sync waits for the vCPUs."""
@@ -264,12 +277,37 @@ class _Loop:
 
     def _next_due(self) -> int:
         due = self._migration.next_due()
+        if self._timer is not None and self._timer.ending is not None:
+            due = min(due, self._timer.ending)
         return due if self._limiter is None else min(due, self._limiter.next_tick)
 
     def _settle(self, now: int) -> None:
         """Do all that is due at `now`."""
         self._limit(now)
-        self._migration.settle(now)
+        timer, migration = self._timer, self._migration
+        if timer is not None and timer.ending is not None and timer.ending <= now:
+            self._trigger(timer.ending, migration.dirtied * self._page_size)
+            timer.set(self._window.ms(timer.ending), migration.syncs)
+        migration.settle(now)
+
+    def _next_tick(self) -> int:
+        """Return when the timer of syncs ticks."""
+        if self._timer is None or self._timer.due_ms is None:
+            return k.FOREVER
+        due = self._window.ns(self._timer.due_ms)
+        return due if self._recorded is None else self._recorded.ticked(due)
+
+    def _tick(self, now: int) -> None:
+        """Let the timer of syncs tick; `now` the bitmaps are free for a sync.
+
+        The sender goes on while that one waits for throttled vCPUs.
+        """
+        timer, migration = self._timer, self._migration
+        if timer is not None and timer.wants(migration.syncs):
+            migration.regular_sync(now)
+            self._end_row(now, migration.pending_now)
+            migration.ask_after_sync(now)
+            timer.ending = now + self._sync_lasts(now)
 
     def _limit(self, now: int) -> None:
         """Let dirty-limit set the guest's pace, if its period is over."""
@@ -281,8 +319,13 @@ class _Loop:
             self._throttles.append((now, 100 - limiter.pace))
 
     @property
-    def _framing(self) -> int:
-        return self._window.iterations * _EOS_BYTES
+    def _counted(self) -> int:
+        """Bytes as ram.transferred has them: RAM's, or all that were flushed."""
+        if self._stopped and self._version.counts_when_flushed:
+            return self._stream.put + self._migration.parameters.device_bytes
+        if self._version.counts_when_flushed:
+            return self._stream.counted
+        return self._migration.bytes_sent + self._stream.iterations * EOS_BYTES
 
     def _iterate(self, start: int) -> int:
         """ram_save_iterate: send until the budget, the time or the work is done; return when."""
@@ -290,17 +333,15 @@ class _Loop:
         going = self._pace(start)
         self._send_at(going.took, going.usual)
         migration.link_free(start)
-        limit, copied = self._window.page_limit(), migration.copies
+        size, copied, most = self._window.end_bytes, migration.copies, k.FOREVER
         deadline = start + (MAX_WAIT_MS + 1) * MS_NS
-        if going.pages is None:
-            migration.limit(limit)
-        else:
-            deadline = k.FOREVER
-            migration.limit(limit, copied + going.pages)
+        if going.pages is not None:
+            deadline, most = k.FOREVER, copied + going.pages
+        self._stream.begin()
         while True:
             due = self._next_due()
             until = min(due, deadline)
-            status = migration.sweep(until)
+            status = self._stream.sweep(until, size, most)
             if status == k.SPENT or (status == k.SWEPT and not self._wrap()):
                 break
             if status == k.DUE and until == due:
@@ -308,9 +349,8 @@ class _Loop:
             if status == k.DUE and until == deadline:
                 # The page under way at that moment is through; the next look may be later.
                 more = -(migration.copies - copied - 1) % _LOOK_EVERY
-                migration.limit(limit, migration.copies + more)
-                deadline = k.FOREVER
-        self._window.iterations += 1
+                deadline, most = k.FOREVER, migration.copies + more
+        self._stream.end()
         return migration.link_ns
 
     def _wrap(self) -> bool:
@@ -327,17 +367,19 @@ class _Loop:
         """Let the guest run, link idle; return when that is over."""
         migration, end = self._migration, now + wait
         while True:
-            due = self._next_due()
-            migration.idle(min(due, end))
-            if due > end:
+            due, tick = self._next_due(), max(self._next_tick(), now)
+            migration.idle(min(due, tick, end))
+            if min(due, tick) > end:
                 return end
-            self._settle(due)
+            if due <= tick:
+                self._settle(due)
+            else:
+                self._tick(tick)
 
     def _note(self, now: int) -> None:
         migration = self._migration
         sent, zero = (int(migration.memory.ctl[slot]) for slot in (k.SENT, k.ZERO_SENT))
-        size = migration.bytes_sent + self._framing
-        moment = Moment(now, sent, zero, size, migration.syncs, migration.pending_now)
+        moment = Moment(now, sent, zero, self._counted, migration.syncs, migration.pending_now)
         self._course.append(moment)
 
     def _end_row(self, now: int, pending: int | None) -> None:
@@ -346,7 +388,7 @@ class _Loop:
 
     def _switch_over(self, now: int, reason: Reason) -> Outcome:
         """migration_completion, ram_save_complete: stop the guest, sync, send the rest."""
-        migration = self._migration
+        migration, self._stopped = self._migration, True
         migration.stop_guest(now)
         migration.sync(now)
         migration.end_round(now)
@@ -367,14 +409,13 @@ class _Loop:
     def _outcome(self, reason: Reason, end: int, stop: int | None) -> Outcome:
         sent = sum(row.pages_sent for row in self._rounds)
         zero = sum(row.zero_pages_sent for row in self._rounds)
-        names = self._migration.bytes_sent - wire_bytes(self._page_size, sent, zero)
         self._note(end)
         return Outcome(
             reason,
             end,
             stop,
             tuple(self._rounds),
-            names + self._framing,
+            self._counted - wire_bytes(self._page_size, sent, zero),
             tuple(self._throttles),
             tuple(self._course),
         )

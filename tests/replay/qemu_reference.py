@@ -1,6 +1,8 @@
 """QEMU's loop written down literally, page by page, from the model and from QEMU's source.
 
-Dirty-limit: from 10.2's source, all vCPUs alike, a period's work at an even pace.
+As of 7.2, and where `Settings.version` is a later one with what has changed since (10.0.13 and
+10.2.2 were read; what 8.2 and 11.1 changed is from their patches). Dirty-limit: from 10.2's source,
+all vCPUs alike, a period's work at an even pace.
 
 For `precopy` alone, of traces that know every write. It shares no code with the engine. Names are
 those of QEMU's functions. Times are whole ns of the host, unless they end in `_ms`.
@@ -43,8 +45,53 @@ class Settings:
     #: are slowed, each in turn.
     late_ns: tuple[int, ...] = (0,)
     slowed: tuple[int, ...] = (1,)
+    version: tuple[int, int] = (7, 2)
     #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring, those kept free.
     dirty_limit: tuple[int, int, int, int, int, int] | None = None
+
+
+@dataclass
+class QEMUFile:
+    """migration/qemu-file.c: what is put waits in a buffer and in vectors until it is flushed."""
+
+    iov: list[str] = field(default_factory=list)
+    buf_index: int = 0
+    put: int = 0
+    transferred: int = 0
+    #: Flushes because the byte of a header took the last vector.
+    by_a_header: int = 0
+
+    def qemu_put_byte(self) -> None:
+        self.put += 1
+        if self.iov and self.iov[-1] == "buf":
+            pass
+        elif self.add_to_iovec("buf"):
+            self.by_a_header += 1
+            return
+        self.buf_index += 1
+        if self.buf_index == 32768:
+            self.qemu_fflush()
+
+    def qemu_put_buffer(self, size: int) -> None:
+        for _ in range(size):
+            self.qemu_put_byte()
+
+    def qemu_put_buffer_async(self, size: int) -> None:
+        """A page is sent from where it lies; no page lies right behind what is in the buffer."""
+        self.put += size
+        self.add_to_iovec("page")
+
+    def add_to_iovec(self, what: str) -> bool:
+        self.iov.append(what)
+        if len(self.iov) >= 64:
+            self.qemu_fflush()
+            return True
+        return False
+
+    def qemu_fflush(self) -> None:
+        self.transferred = self.put
+        self.iov.clear()
+        self.buf_index = 0
 
 
 @dataclass
@@ -89,7 +136,10 @@ class Migration:
         self.ring: set[tuple[int, int]] = set()
         self.block, self.page = 0, 0
         self.last_sent_block: int | None = None
-        self.qemu_file_bytes = self.rate_limit_used = 0
+        self.file = QEMUFile()
+        self.rate_limit_start = 0
+        self.sync_timer_ms = 5000 if self.dirty_sync_timer else None
+        self.sync_count_prev, self.sync_under_way = 0, None
         self.iteration_start_ms = self.iteration_initial_bytes = 0
         self.threshold_size = 0
         self.percent = self.high = 0
@@ -109,6 +159,11 @@ class Migration:
         while self.dirtylimit_in_service and self.next_rate_ns <= host:
             self.run_rows(self.next_rate_ns)
             self.vcpu_dirty_rate_stat(self.next_rate_ns)
+        if self.sync_under_way is not None and self.sync_under_way <= host:
+            end, self.sync_under_way = self.sync_under_way, None
+            self.run_rows(end)
+            self.end_sync(end)
+            self.rearm_sync_timer(end)
         self.run_rows(host)
 
     def run_rows(self, host: int) -> None:
@@ -190,7 +245,7 @@ class Migration:
 
     # migration/ram.c
 
-    def migration_bitmap_sync(self) -> None:
+    def migration_bitmap_sync(self, *, by_timer: bool = False) -> None:
         self.let_guest_run(self.now)
         begin = self.now
         self.syncs += 1
@@ -204,23 +259,64 @@ class Migration:
         else:
             self.log = dict.fromkeys(self.pages, False)
         self.ring.clear()
+        if by_timer:
+            # The main loop's matter; the sender goes on.
+            self.sync_under_way = self.vcpus_awake()
+            self.sync_times.append((begin, self.sync_under_way))
+            return
         self.memory_global_after_dirty_log_sync()
         self.sync_times.append((begin, self.now))
-        end_ms = self.now // MS
+        self.end_sync(self.now)
+
+    def end_sync(self, host: int) -> None:
+        end_ms = host // MS
         if end_ms > self.period_ms + 1000:
-            self.migration_trigger_throttle()
+            self.migration_trigger_throttle(host)
             self.period_ms, self.period_dirty = end_ms, 0
             self.period_sent = self.bytes_of_the_trigger
 
     def memory_global_after_dirty_log_sync(self) -> None:
+        if self.vcpus_awake() > self.now:
+            self.now = self.vcpus_awake()
+            self.let_guest_run(self.now)
+
+    def vcpus_awake(self) -> int:
+        """When a vCPU comes by that may be asleep now."""
         if not (self.settings.sync_waits and self.throttles and self.stop is None):
-            return
+            return self.now
         ticks = [(t, p) for t, p in self.timer_ticks if t <= self.now]
         tick, percent = ticks[-1]
-        awake = tick + 10 * MS * percent // (100 - percent)
-        if awake > self.now:
-            self.now = awake
-            self.let_guest_run(self.now)
+        return max(self.now, tick + 10 * MS * percent // (100 - percent))
+
+    # migration/cpu-throttle.c, from 9.2 on
+
+    @property
+    def dirty_sync_timer(self) -> bool:
+        return self.settings.throttle is not None and self.settings.version >= (9, 2)
+
+    def cpu_throttle_dirty_sync_timer_tick(self, due: int) -> None:
+        """A sync waits until the sender lets go of the bitmaps' lock; all else needs no lock."""
+        self.sync_timer_ms = None
+        if self.syncs <= 1 or self.syncs != self.sync_count_prev:
+            self.rearm_sync_timer(due)
+            return
+        self.now = max(self.now, due)
+        self.migration_bitmap_sync(by_timer=True)
+        self.let_guest_run(self.now)
+
+    def rearm_sync_timer(self, host: int) -> None:
+        self.sync_count_prev = self.syncs
+        self.sync_timer_ms = host // MS + 5000
+
+    def main_loop(self, until: int) -> None:
+        """What timers do up to `until`, the sender being idle from now to then."""
+        while True:
+            if self.sync_under_way is not None and self.sync_under_way <= until:
+                self.let_guest_run(self.sync_under_way)
+            elif self.sync_timer_ms is not None and self.sync_timer_ms * MS <= until:
+                self.cpu_throttle_dirty_sync_timer_tick(self.sync_timer_ms * MS)
+            else:
+                return
 
     @property
     def timer_ticks(self) -> list[tuple[int, int]]:
@@ -232,7 +328,7 @@ class Migration:
             tick += 10 * MS * 100 // (100 - percent)
         return ticks
 
-    def migration_trigger_throttle(self) -> None:
+    def migration_trigger_throttle(self, host: int) -> None:
         if self.settings.throttle is None and self.settings.dirty_limit is None:
             return
         trigger = (self.settings.dirty_limit or (0, 0, *self.settings.throttle))[2]
@@ -259,13 +355,15 @@ class Migration:
                 step = min(cpu_now - cpu_now * allowed // dirtied, increment)
             self.percent = min(before + step, highest)
         if self.percent != before:
-            self.slow.append((self.now, self.guest_time(self.now), 100 - self.percent))
-            self.throttles.append((self.now, self.percent))
+            self.slow.append((host, self.guest_time(host), 100 - self.percent))
+            self.throttles.append((host, self.percent))
 
     @property
     def bytes_of_the_trigger(self) -> int:
-        """Bytes of RAM in 7.2; of the whole stream in versions that know dirty-limit."""
-        return self.ram_bytes if self.settings.dirty_limit is None else self.qemu_file_bytes
+        """Bytes of RAM in 7.2; of the whole stream from 8.2 on, and under dirty-limit."""
+        if self.settings.version < (8, 2) and self.settings.dirty_limit is None:
+            return self.ram_bytes
+        return self.migration_transferred_bytes
 
     def chunk(self, page: tuple[int, int]) -> tuple[int, int]:
         return page[0], page[1] // self.settings.clear_chunk
@@ -278,11 +376,10 @@ class Migration:
                     self.log[other] = False
         self.bmap[page] = False
 
-    def put(self, size: int, *, ram: bool = True) -> None:
-        self.qemu_file_bytes += size
-        self.rate_limit_used += size
-        if ram:
-            self.ram_bytes += size
+    @property
+    def migration_transferred_bytes(self) -> int:
+        """Bytes count when they are put (qemu_file_credit_transfer), from 8.2 on when flushed."""
+        return self.file.put if self.settings.version < (8, 2) else self.file.transferred
 
     def ram_find_and_save_block(self) -> bool:
         start = (self.block, self.page)
@@ -309,6 +406,11 @@ class Migration:
         self.migration_bitmap_clear_dirty(page)
         self.copies.append((self.now, self.number[page]))
         size = 9 if self.content_zero[page] else self.guest.page_size + 8
+        self.ram_bytes += size + self.save_page_header(page)
+        if self.content_zero[page]:
+            self.file.qemu_put_byte()
+        else:
+            self.file.qemu_put_buffer_async(self.guest.page_size)
         if self.content_zero[page]:
             self.zeros += 1
             self.run_zeros += 1
@@ -321,21 +423,28 @@ class Migration:
             + self.run_bytes * 10**9 * self.slow_by // self.settings.line_rate
             + self.run_zeros * self.settings.zero_page_ns * self.slow_by
         )
-        self.put(size)
-        if self.last_sent_block != page[0]:
-            self.last_sent_block = page[0]
-            self.put(1 + len(self.guest.blocks[page[0]][0]))
 
-    def qemu_file_rate_limit(self) -> bool:
-        return self.rate_limit_used > self.settings.max_bandwidth // 10
+    def save_page_header(self, page: tuple[int, int]) -> int:
+        """Put it; return the bytes that name the block."""
+        self.file.qemu_put_buffer(8)
+        if self.last_sent_block == page[0]:
+            return 0
+        self.last_sent_block = page[0]
+        named = 1 + len(self.guest.blocks[page[0]][0])
+        self.file.qemu_put_buffer(named)
+        return named
+
+    def migration_rate_exceeded(self) -> bool:
+        used = self.migration_transferred_bytes - self.rate_limit_start
+        return used > self.settings.max_bandwidth // 10
 
     def ram_save_iterate(self) -> None:
-        self.put(5, ram=False)
+        self.file.qemu_put_buffer(5)
         slowed = self.settings.slowed
         self.begin_run(slowed[len(self.iterations) % len(slowed)])
         sent, zeros, self.last_page = self.sent, self.zeros, self.now
         i = 0
-        while not self.qemu_file_rate_limit():
+        while not self.migration_rate_exceeded():
             if not self.ram_find_and_save_block():
                 break
             if i % 64 == 0 and (self.now - self.run_start) // MS > 50:
@@ -343,8 +452,10 @@ class Migration:
             i += 1
         counts = (self.sent - sent, self.zeros - zeros)
         self.iterations.append((self.run_start, self.last_page, *counts))
-        self.put(8)
-        self.put(5, ram=False)
+        self.file.qemu_put_buffer(8)
+        self.ram_bytes += 8
+        self.file.qemu_fflush()
+        self.file.qemu_put_buffer(5)
 
     def begin_run(self, slow_by: int = 1) -> None:
         self.run_start, self.run_bytes, self.run_zeros = self.now, 0, 0
@@ -358,16 +469,25 @@ class Migration:
 
     def migration_thread(self) -> None:
         while True:
-            if not self.qemu_file_rate_limit() and self.migration_iteration_run():
+            if not self.migration_rate_exceeded() and self.migration_iteration_run():
                 return
+            self.main_loop(self.now)
             self.migration_rate_limit()
 
     def migration_iteration_run(self) -> bool:
-        if self.pending < self.threshold_size:
+        version = self.settings.version
+        wanted = self.pending <= self.threshold_size
+        if version < (11, 1):
+            wanted = self.pending < self.threshold_size
+        if wanted:
             if self.guest_time(self.now) > self.guest.duration_ns:
                 return True
             self.migration_bitmap_sync()
-        if self.pending == 0 or self.pending < self.threshold_size:
+            self.main_loop(self.now)
+        complete_ready = self.pending <= self.threshold_size
+        if version < (10, 1):
+            complete_ready = self.pending == 0 or self.pending < self.threshold_size
+        if complete_ready:
             self.let_guest_run(self.now)
             self.migration_completion()
             return True
@@ -388,17 +508,19 @@ class Migration:
         now_ms = self.now // MS
         if now_ms < self.iteration_start_ms + 100:
             return
-        transferred = self.qemu_file_bytes - self.iteration_initial_bytes
+        transferred = self.migration_transferred_bytes - self.iteration_initial_bytes
         took = now_ms - self.iteration_start_ms
         self.threshold_size = transferred * self.settings.downtime_limit_ms // took
-        self.rate_limit_used = 0
-        self.iteration_start_ms, self.iteration_initial_bytes = now_ms, self.qemu_file_bytes
+        self.rate_limit_start = self.migration_transferred_bytes
+        self.iteration_start_ms, self.iteration_initial_bytes = now_ms, self.rate_limit_start
 
     def migration_rate_limit(self) -> None:
         self.migration_update_counters()
-        if self.qemu_file_rate_limit():
+        if self.migration_rate_exceeded():
             sleep_ms = self.iteration_start_ms + 100 - self.now // MS
             late = self.settings.late_ns[self.sleeps % len(self.settings.late_ns)]
             self.sleeps += 1
-            self.now += sleep_ms * MS + self.settings.wake_ns + late
+            wake = self.now + sleep_ms * MS + self.settings.wake_ns + late
+            self.main_loop(wake)
+            self.now = wake
             self.let_guest_run(self.now)

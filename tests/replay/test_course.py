@@ -12,7 +12,7 @@ from tests.replay import qemu_reference
 from tests.replay.qemu_reference import Guest, Settings
 from tests.replay.test_qemu_profile import as_parameters, as_trace, random_guest, replayed
 
-MS, PAGE = 1_000_000, 4096
+MS, PAGE, SECOND = 1_000_000, 4096, 10**9
 
 
 def busy(seed: int) -> tuple[Guest, Settings]:
@@ -54,6 +54,36 @@ def test_a_course_is_followed(seed):
     assert abs(outcome.end_ns - real.now) < 2 * MS
     _, blind = replayed(trace, replace(parameters, lost_ns=()))
     assert blind.end_ns < real.now - 100 * MS
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_syncs_by_a_timer_are_followed(seed):
+    """Of QEMU 9.2 and later, on a host that is late: passes of ten seconds and more."""
+    rng = random.Random(seed)
+    dirty = sorted((rng.randrange(1, 60 * SECOND), rng.randrange(300)) for _ in range(6000))
+    guest = Guest(PAGE, [("ram", 300)], dirty, [], 60 * SECOND)
+    settings = Settings(
+        max_bandwidth=2 * (PAGE + 8) * 10, downtime_limit_ms=1, line_rate=1_280_000_000,
+        zero_page_ns=200, wake_ns=100_000, throttle=(50, 20, 10, 95), version=(10, 0),
+        late_ns=tuple(rng.choice([0, 0, 300_000, 7 * MS, 60 * MS]) for _ in range(40)),
+    )  # fmt: skip
+    real = qemu_reference.Migration(guest, settings)
+    real.run()
+    taken = Course(tuple(real.iterations), tuple(real.sync_times), PAGE + 8, settings.max_bandwidth)
+    trace, parameters = as_trace(guest), as_parameters(settings)
+    migration, outcome = replayed(trace, replace(parameters, lost_ns=(), course=taken))
+    assert (migration.syncs, len(outcome.throttles)) == (real.syncs, len(real.throttles))
+    assert abs(migration.copies - real.sent) < 10
+    assert len(real.sync_times) > 6
+
+
+def test_a_sync_while_the_sender_slept_is_of_no_look():
+    looks = ((0, 2 * MS, 10, 0), (100 * MS, 102 * MS, 10, 0), (203 * MS, 204 * MS, 10, 0))
+    syncs = ((0, 100), (40 * MS, 41 * MS), (201 * MS, 203 * MS - 1))
+    taken = course(*looks, syncs=syncs)
+    assert taken.wakes == [100 * MS, 201 * MS]
+    assert taken.ticked(38 * MS) == 40 * MS
+    assert taken.ticked(120 * MS) == 120 * MS
 
 
 def course(*looks: tuple[int, int, int, int], syncs=(), pages: int = 10) -> Course:
