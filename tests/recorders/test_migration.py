@@ -288,7 +288,7 @@ def test_a_log_without_times_is_refused_at_once(record, guest, tmp_path):
     finally:
         qemu.kill()
         qemu.communicate()
-    assert (code, said) == (1, "")
+    assert (code, said) == (2, "")
     assert "start it with -msg timestamp=on" in words
     assert status["status"] in ("cancelling", "cancelled")
 
