@@ -61,7 +61,9 @@ def circumstances(
     parameters = replace(parameters, **{**sender, **(line or {})})
     trace, load, load_known = _as_worked(trace, guest_load)
     parameters = replace(parameters, guest_load=load)
-    if not even_host and source is None and not line:
+    # Against another bandwidth than its own the recorded course would prove itself.
+    known = "max-bandwidth" in recording.parameters
+    if not even_host and source is None and not line and known:
         parameters = replace(parameters, course=recording.course(parameters.bandwidth))
     elif not even_host:
         parameters = replace(parameters, lost_ns=_lost(source or recording.trace))

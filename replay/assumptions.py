@@ -12,8 +12,13 @@ from replay.result import Scenario
 _USUAL_STOP = (Parameters.stop_ns, Parameters.device_bytes)
 
 
-def assumptions(migration: Migration, scenario: Scenario, doubt: Doubt | None) -> Iterator[str]:
-    """Yield the assumptions behind one result."""
+def assumptions(
+    migration: Migration, scenario: Scenario, doubt: Doubt | None, stopped_ns: int
+) -> Iterator[str]:
+    """Yield the assumptions behind one result, and what its figures leave out.
+
+    stopped_ns: how long the vCPUs stood still before the switchover began.
+    """
     meta, parameters = migration.trace.meta, migration.parameters
     if scenario == "recorded":
         if meta.resolution != "write":
@@ -39,6 +44,11 @@ def assumptions(migration: Migration, scenario: Scenario, doubt: Doubt | None) -
         yield f"the trace is repeated, at most {LONGEST} times, contents kept at the seam"
     if parameters.profile == "qemu":
         yield _about_the_stop(parameters)
+    if stopped_ns:
+        yield (
+            f"the guest stands still for {stopped_ns / 1e9:.3g} s before the switchover begins, "
+            "which the downtime leaves out"
+        )
     if migration.strategy.hints:
         yield from _about_hints(migration, doubt)
 

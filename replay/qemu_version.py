@@ -65,3 +65,5 @@ class QemuVersion:
 
 #: The version that the profile was made from, and takes where none is named.
 USUAL = QemuVersion()
+#: The newest whose migrations it was compared with.
+NEWEST = QemuVersion(11, 1)

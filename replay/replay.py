@@ -161,6 +161,9 @@ def _result(
     superseded = migration.memory.superseded()
     reports = migration.hinting.reports
     converged = outcome.reason == "downtime-limit"
+    stopped_ns = migration.clock.account(
+        outcome.end_ns if outcome.stop_ns is None else outcome.stop_ns
+    )
     return Result(
         trace=migration.trace.name,
         strategy=migration.strategy.name,
@@ -184,9 +187,7 @@ def _result(
         wasted=None if judgement is None else sent - judgement.needed,
         total_ns=outcome.end_ns,
         downtime_ns=None if outcome.stop_ns is None else outcome.end_ns - outcome.stop_ns,
-        vcpu_stopped_ns=migration.clock.account(
-            outcome.end_ns if outcome.stop_ns is None else outcome.stop_ns
-        ),
+        vcpu_stopped_ns=stopped_ns,
         reports_requested=len(reports),
         reports_handled=sum(report.outcome == "handled" for report in reports),
         reports_dropped=sum(report.outcome == "dropped" for report in reports),
@@ -197,7 +198,7 @@ def _result(
         stale_free=None if judgement is None else judgement.stale_free,
         old_bytes=None if judgement is None else judgement.old_bytes,
         near_misses=None if judgement is None else judgement.near_misses,
-        assumptions=(*drawn, *assumptions(migration, scenario, doubt)),
+        assumptions=(*drawn, *assumptions(migration, scenario, doubt, stopped_ns)),
     )
 
 

@@ -645,3 +645,18 @@ def test_the_first_run_says_that_it_compiles(cli, tmp_path, monkeypatch):
     _, out, err = cli("replay", endless(tmp_path / "a.trace"), "--json", "--bandwidth", "1GB/s")
     assert json.loads(out)
     assert "first run only" in err
+
+
+RACE = Path(__file__).parent.parent / "sample_traces" / "race.trace"
+
+
+@pytest.mark.parametrize("version", ["7.1", "12.0", "eleven"])
+def test_a_version_of_qemu_whose_loop_is_not_known(cli, version):
+    refused(cli("replay", RACE, "--profile", "qemu", "--qemu", version), 2, "--qemu")
+
+
+def test_a_guest_that_stands_still_is_told(cli):
+    code, out, _ = cli("replay", RACE, "-s", "hint-stop-vcpu")
+    assert code == 0
+    said = " ".join(out.split())
+    assert "the guest stands still for 0.011 s before the switchover begins" in said

@@ -89,13 +89,22 @@ def line_parameters(**given: str | None) -> dict[str, int]:
 
 def qemu_version(text: str) -> QemuVersion:
     """Return the version that an option names; raises UsageError."""
-    from replay.qemu_version import QemuVersion  # noqa: PLC0415 - its package is heavy
+    from replay.qemu_version import (  # noqa: PLC0415 - its package is heavy
+        NEWEST,
+        USUAL,
+        QemuVersion,
+    )
     from tracer.errors import UsageError  # noqa: PLC0415
 
     try:
-        return QemuVersion.parse(text)
+        version = QemuVersion.parse(text)
     except UsageError as error:
         refuse(f"--qemu: {error}")
+    if not USUAL <= version <= NEWEST:
+        refuse(
+            f"--qemu {text}: the loop is known of versions {USUAL} to {NEWEST}; take the nearest"
+        )
+    return version
 
 
 def _state_size(text: str, option: str) -> int:

@@ -16,6 +16,10 @@ from analyses.render.text import count, pages, plain
 from analyses.story import CAUSES
 
 _INDENT = 13
+_RECORDED = (
+    "judged by the recorded writes alone; `dirtylog replay` also tries those that the recording "
+    "hides"
+)
 #: Of one page, of several.
 _TITLES = {
     "lost": ("is lost", "are lost"),
@@ -35,6 +39,8 @@ def show(explanation: Explanation, page: Page) -> None:
     if explanation.premise:
         said += f", {explanation.premise}"
     page.lines(labelled(verdict, plain(said), page.prose, _INDENT))
+    if explanation.trace.meta.resolution != "write":
+        page.lines(labelled("recorded", _RECORDED, page.prose, _INDENT))
     for group in explanation.groups:
         page.lines(["", *_heading(group, page), "", *timeline(group.story, page), ""])
         page.lines(

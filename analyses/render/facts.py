@@ -24,7 +24,7 @@ _LONGEST_BAR = 40
 _MIGRATION = (
     ("total-time", "total time", lambda ms: duration(ms * 1_000_000)),
     ("downtime", "downtime", lambda ms: duration(ms * 1_000_000)),
-    ("ram.dirty-sync-count", "syncs", count),
+    ("ram.dirty-sync-count", "dirty-sync-count", count),
     ("ram.transferred", "sent", size),
     ("ram.normal", "pages", count),
     ("ram.duplicate", "zero pages", count),

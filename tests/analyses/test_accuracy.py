@@ -318,6 +318,12 @@ def test_a_first_sync_may_begin_before_the_first_write_is_timed():
     assert rows["total_ns"].within(0.5)
 
 
+def test_a_recorded_course_does_not_prove_a_bandwidth_that_was_not_recorded():
+    found = measure(recording("kvm-ring"), bandwidth=1 << 30)
+    rows = {row.quantity: row for row in found.rows if row.scenario == "recorded"}
+    assert not rows["total_ns"].within(50)
+
+
 @pytest.mark.parametrize("value", ["64MiB", -1, 1.5, None, True, float("nan")])
 @pytest.mark.parametrize("key", ["max-bandwidth", "downtime-limit"])
 def test_a_parameter_that_is_no_number(tmp_path, key, value):
