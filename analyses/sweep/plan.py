@@ -64,8 +64,8 @@ def plan(
     """Find the traces and lay out the tasks: traces by parameters by strategies.
 
     names: strategies, none for all that a trace has data for. anyway: replay traces that were
-    recorded with hinting on. Raises UsageError for what cannot or should not be replayed,
-    TraceError where no trace is.
+    recorded with hinting on, which in a folder are left out otherwise. Raises UsageError for what
+    cannot or should not be replayed, TraceError where no trace is.
     """
     axes, remarks = _axes(names, tuple(dict.fromkeys(parameters)))
     places = list(dict.fromkeys(place for text in texts for place in found(text)))
@@ -77,11 +77,14 @@ def plan(
             remarks.append(f"{one.shown}: holds the same as {headers[one.digest].shown}; left out")
             continue
         if one.meta.hinting and not anyway:
-            raise UsageError(
+            unfit = (
                 f"{one.shown}: recorded with free page hinting on: it contains what hinting did "
-                "to the guest, and other strategies replayed on it answer no question; leave it "
-                "out, or pass --anyway"
+                "to the guest, and other strategies replayed on it answer no question; "
             )
+            if place in texts:
+                raise UsageError(f"{unfit}leave it out, or pass --anyway")
+            remarks.append(f"{unfit}left out (--anyway takes it)")
+            continue
         headers[one.digest] = one
     own = {name: _own_code(name) for name in {s.argument for _, all_of in axes for s in all_of}}
     tasks: list[Task] = []

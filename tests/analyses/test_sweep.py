@@ -226,11 +226,23 @@ def test_folders_and_traces_that_are_refused(cli, tmp_path, traces):
     assert cli(traces, "-o", "out", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")[0] == 2
     code, _, err = cli(traces, "-o", "empty", "--scheduler", "http://127.0.0.1:1")
     assert (code, "tcp://HOST:8786" in err) == (2, True)
-    race(tmp_path / "in" / "z.trace", hinting=True)
-    code, _, err = cli(traces, "-o", "out")
-    assert code == 2
-    assert "z.trace" in err
+
+
+def test_a_trace_with_hinting_is_refused_by_name_and_left_out_of_a_folder(cli, tmp_path, traces):
+    hinted = tmp_path / "in" / "z.trace"
+    race(hinted, hinting=True)
+    code, _, err = cli(hinted, "-o", "out")
+    assert (code, "z.trace" in err) == (2, True)
     assert not Path("out").exists()
+    code, _, err = cli(traces, "-s", "precopy", "-o", "out")
+    assert code == 0
+    assert "z.trace: recorded with free page hinting on" in err
+    found = pl.read_parquet("out/results.parquet")["path"].to_list()
+    assert found
+    assert not [path for path in found if "z.trace" in path]
+    assert cli(traces, "-s", "precopy", "-o", "all", "--anyway")[0] == 0
+    found = pl.read_parquet("all/results.parquet")["path"].to_list()
+    assert [path for path in found if "z.trace" in path]
 
 
 def test_the_same_trace_twice_is_replayed_once(tmp_path, traces):
