@@ -24,12 +24,15 @@ STANDSTILL_ROUNDS = 100
 
 def run(migration: Migration) -> Outcome:
     """Run a migration in rounds until it switches over or the trace knows no more."""
+    waits = migration.strategy.start == "wait"
+    # What is handled at the very instant at which a round begins is handled in it.
+    migration.round = 0 if waits else 1
     migration.begin()
-    now = wait_for_answer(migration) if migration.strategy.start == "wait" else 0
+    now = wait_for_answer(migration) if waits else 0
+    migration.round = 1
     rounds: list[Round] = []
     standstill = _Standstill()
     while True:
-        migration.round += 1
         before, start, guest = counters(migration), now, migration.clock.guest(now)
         ended = _sweep(migration, start)
         migration.end_round(ended)
@@ -47,6 +50,7 @@ def run(migration: Migration) -> Outcome:
             return _switched_over(migration, reason, now, rounds)
         if standstill.reached:
             return given_up(migration, "livelock", now, rounds)
+        migration.round += 1
         migration.ask_after_sync(now)
 
 
