@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from analyses.circumstances import circumstances, remarks
@@ -90,21 +91,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """Bytes that remain over time: host ns and bytes, as recorded or as predicted."""
+    """Bytes that remain over time: host ns and bytes, as recorded or as predicted.
+
+    polled_ns: of the recorded one, the median time from one answer of QEMU's to the next, between
+    which nothing is known; None where it was not asked twice, and of a predicted one.
+    """
 
     name: str
     points: tuple[tuple[int, int], ...]
+    polled_ns: int | None = None
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One recorded migration and what was foretold of it."""
+    """One recorded migration and what was foretold of it.
+
+    other: the version of QEMU whose loop foretells it, where another one ran it.
+    """
 
     trace: str
     source: str
     rows: tuple[Row, ...]
     curves: tuple[Curve, ...]
     remarks: tuple[str, ...]
+    other: QemuVersion | None = None
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
@@ -174,7 +184,9 @@ def measure(
         *remarks(recording, how),
         *_about_readings(name, readings, outlasted),
     )
-    return Accuracy(name, trace.name, tuple(rows), tuple(c for c in curves if c.points), said)
+    drawn = tuple(curve for curve in curves if curve.points)
+    other = None if recording.version in (None, how.parameters.qemu) else how.parameters.qemu
+    return Accuracy(name, trace.name, tuple(rows), drawn, said, other)
 
 
 def _foretell(recording: Recording, readings: Readings, scenario: Scenario) -> tuple[Outcome, bool]:
@@ -299,7 +311,9 @@ def _by_epoch(outcome: Outcome, end_ns: int) -> list[int]:
 
 def _recorded_curve(recording: Recording) -> Curve:
     polls = recording.recorded.get("polls") or ()
-    return Curve("real", tuple((poll["t_host_ns"], poll["remaining"]) for poll in polls))
+    points = tuple((poll["t_host_ns"], poll["remaining"]) for poll in polls)
+    between = sorted(after - before for (before, _), (after, _) in pairwise(points))
+    return Curve("real", points, between[len(between) // 2] if between else None)
 
 
 def _predicted_curve(trace: Trace, scenario: Scenario, outcome: Outcome, end: int | None) -> Curve:

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from analyses.load import shown_load
 from analyses.needed import check_needed
 from analyses.recording import Recording
 from replay.contained import BLOCK_PAGES, contained_reports
-from replay.pacing import FULL_LOAD, at_work, load_of
+from replay.pacing import FULL_LOAD, at_work
 from replay.parameters import Parameters
 from replay.qemu_version import QemuVersion
 from tracer.errors import UsageError
 from tracer.trace import Trace
+from tracer.words import duration, setting, size
 
 MS_NS = 1_000_000
 
@@ -75,9 +77,9 @@ def _alike(recorded: Trace, source: Trace) -> None:
     ours, theirs = recorded.meta, source.meta
     if (ours.page_size, ours.pages) != (theirs.page_size, theirs.pages):
         raise UsageError(
-            f"{source.name} is a guest of {theirs.pages} pages of {theirs.page_size} bytes and "
-            f"{recorded.name} one of {ours.pages} of {ours.page_size}: foretell a migration from a "
-            "recording of the same guest"
+            f"{source.name} is a guest of {theirs.pages:,} pages of {size(theirs.page_size)} and "
+            f"{recorded.name} one of {ours.pages:,} of {size(ours.page_size)}: foretell a "
+            "migration from a recording of the same guest"
         )
 
 
@@ -115,8 +117,7 @@ def _as_worked(trace: Trace, given: int | None) -> tuple[Trace, int, str]:
     own = Recording.of(trace) if trace.migration is not None else None
     if own is None or not own.throttles:
         return trace, given or FULL_LOAD, "as given" if given else "assumed"
-    shown = load_of(trace, own.throttles) if trace.meta.resolution == "first-write" else None
-    load = given or shown
+    load = given or shown_load(own)
     if load is None:
         return trace, FULL_LOAD, "assumed"
     how = "as given" if given else "as its recording shows"
@@ -146,8 +147,8 @@ def _about_sender(name: str, how: Circumstances) -> Iterator[str]:
     recorded = "as recorded" if name == how.trace.name else f"as {how.trace.name} was recorded"
     figures = (
         ("line_rate", f"puts out {parameters.line_rate / 1e9:.3g} GB/s"),
-        ("zero_page_ns", f"passes a zero page in {parameters.zero_page_ns} ns"),
-        ("wake_ns", f"wakes {parameters.wake_ns / 1e3:.3g} us late"),
+        ("zero_page_ns", f"passes a zero page in {setting(parameters.zero_page_ns)}"),
+        ("wake_ns", f"wakes {setting(parameters.wake_ns)} late"),
     )
     groups: dict[str, list[str]] = {}
     for key, said in figures:
@@ -170,9 +171,10 @@ def remarks(recording: Recording, how: Circumstances) -> Iterator[str]:
     if not_there := recording.not_in_the_log():
         yield (
             f"{name}: its log has {' and '.join(not_there)} that QEMU counted: it lacks lines or "
-            f"ends before the migration does (at {trace.meta.duration_ns / 1e9:.3g} s of guest "
-            "time)"
+            f"ends before the migration does (at {duration(trace.meta.duration_ns)} of guest time)"
         )
+    if not recording.recorded.get("polls"):
+        yield f"{name}: nobody asked QEMU what remained while it ran: there is no real curve"
     yield from _about_load(name, trace, parameters, how.load_known)
     yield from _about_sender(name, how)
     if parameters.dirty_limit is not None and (unknown := recording.unknown_of_the_limit()):
@@ -193,10 +195,8 @@ def remarks(recording: Recording, how: Circumstances) -> Iterator[str]:
         if recording.end_ns is None:
             yield f"{name}: when that was is not recorded: compared with the replay's end"
     if parameters.course is not None:
-        lost = sum(parameters.course.lost) / 1e9
-        yield (
-            f"{name}: the host let QEMU's sender run as recorded, which cost it {lost:.3g} s in all"
-        )
+        lost = duration(sum(parameters.course.lost))
+        yield f"{name}: the host let QEMU's sender run as recorded, which cost it {lost} in all"
     if sum(parameters.lost_ns):
         share = 100 * sum(parameters.lost_ns) / (100 * MS_NS * len(parameters.lost_ns))
         yield (
@@ -209,8 +209,7 @@ def remarks(recording: Recording, how: Circumstances) -> Iterator[str]:
     if hinted and not trace.meta.hinting and "freelist" in trace:
         yield (
             f"{name}: free page hinting is foretold from the free list of {trace.name}: a block of "
-            f"4 MiB every {recording.hint_block_ns / 1e6:g} ms, zeroed as it is taken "
-            "(init_on_alloc)"
+            f"4 MiB every {setting(recording.hint_block_ns)}, zeroed as it is taken (init_on_alloc)"
         )
     elif hinted and not trace.meta.hinting:
         yield (

@@ -7,18 +7,21 @@ without the data it needs, a trace that answers no question.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from threading import Lock
 
+from analyses.load import as_worked, shown_load
+from analyses.recording import Recording
 from replay.parameters import Parameters
 from replay.profiles import profile
 from replay.result import Replay, Result
 from replay.strategies import Strategy, registered, strategy
 from replay.together import replay_all
-from tracer.errors import UsageError
+from tracer.errors import TraceError, UsageError
 from tracer.format import SCHEMAS
 from tracer.trace import Trace
 
@@ -42,12 +45,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One trace's replays, strategy by strategy, each in all its scenarios."""
+    """One trace's replays, strategy by strategy, each in all its scenarios.
+
+    shown_load: percent of its vCPUs' time that the guest's work takes, as the recording shows it;
+    None where it shows none, or where nothing holds the guest back.
+    """
 
     trace: Trace
     parameters: Parameters
     strategies: tuple[Strategy, ...]
     replays: tuple[Replay, ...]
+    shown_load: int | None = None
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -120,8 +128,10 @@ def compare(work: Plan, watch: Watch | None = None) -> list[Comparison]:
     comparisons = []
     for trace, strategies in work.traces:
         told = partial(steps.tell, trace)
-        replays = chain.from_iterable(replay_all(trace, strategies, work.parameters, told))
-        comparisons.append(Comparison(trace, work.parameters, strategies, tuple(replays)))
+        worked = as_worked(trace, work.parameters)
+        replays = chain.from_iterable(replay_all(worked, strategies, work.parameters, told))
+        load = _load(trace) if work.parameters.holds_back else None
+        comparisons.append(Comparison(trace, work.parameters, strategies, tuple(replays), load))
     return comparisons
 
 
@@ -171,6 +181,13 @@ def _distinct(traces: Sequence[Trace], paths: Sequence[Path]) -> None:
                 "trace's name; rename one"
             )
         seen[trace.name] = path
+
+
+def _load(trace: Trace) -> int | None:
+    """Return the load that shows; what was recorded along may be of no use for a replay."""
+    with suppress(TraceError):
+        return None if trace.migration is None else shown_load(Recording.of(trace))
+    return None
 
 
 def _rows(trace: Trace) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from analyses.load import as_worked
 from analyses.narrative import kind_of, lost_story, other_story
 from analyses.safety import loss_premise
 from analyses.story import CAUSES, CauseKind, Story
@@ -128,6 +129,7 @@ def explain(
         raise UsageError(
             f"{trace.name}: no page {page}; the guest has the pages 0 to {trace.meta.pages - 1}"
         )
+    trace = as_worked(trace, parameters)
     enough_memory(trace, strategy, parameters)
     return _Case(trace, strategy, parameters, on_rows).explained(page)
 

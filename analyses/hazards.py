@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 from analyses.handling import Window, applies, windows
 from analyses.history import Checked, Index, check
+from analyses.load import as_worked
 from analyses.stepping import Piece, Stepper
 from replay.parameters import Parameters
 from replay.strategies import Strategy
 from tracer.errors import UsageError
 from tracer.format import SCHEMAS
 from tracer.trace import Trace
+from tracer.words import rate, setting
 
 Varied = Literal["request-delay", "report-delay", "handle-delay", "bandwidth"]
 #: Told after each replay: how many there were.
@@ -76,13 +78,23 @@ class Interval:
 class Danger:
     """A run of intervals that lose pages, from the first value known to do so to the last.
 
-    lost: pages at worst. whole: whether every value between was settled.
+    lost: pages at worst. settled: of so many values it is known that they lose pages.
     """
 
     lo: int
     hi: int
     lost: int
-    whole: bool
+    settled: int
+
+    @property
+    def values(self) -> int:
+        """How many values there are from the first to the last."""
+        return self.hi - self.lo + 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether every value between was settled."""
+        return self.settled == self.values
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,11 @@ class Hazards:
         return not any(one.state == "unknown" for one in self.intervals)
 
     @property
+    def settled(self) -> int:
+        """Of how many values something is known."""
+        return sum(one.hi - one.lo + 1 for one in self.intervals if one.state != "unknown")
+
+    @property
     def unsafe(self) -> tuple[Interval, ...]:
         """The intervals in which pages are lost."""
         return tuple(one for one in self.intervals if one.state == "lost")
@@ -124,11 +141,11 @@ class Hazards:
         joined = False
         for one in self.intervals:
             if one.state == "lost":
-                danger = Danger(one.lo, one.hi, one.lost or 0, True)
+                danger = Danger(one.lo, one.hi, one.lost or 0, one.hi - one.lo + 1)
                 if joined:
                     last = found.pop()
-                    whole = last.whole and last.hi == one.lo - 1
-                    danger = Danger(last.lo, one.hi, max(last.lost, danger.lost), whole)
+                    settled = last.settled + danger.settled
+                    danger = Danger(last.lo, one.hi, max(last.lost, danger.lost), settled)
                 found.append(danger)
             joined = bool(found) and (one.state == "lost" or (joined and one.state == "unknown"))
         return tuple(found)
@@ -194,6 +211,7 @@ def hazards(
     times of the given one for the bandwidth. budget: replays at most. Raises UsageError for an
     empty range or a strategy that needs a free list where the trace has none.
     """
+    trace = as_worked(trace, parameters)
     lo, hi = _range(trace, parameters, varied, lo, hi)
     for end in (lo, hi):
         _with(parameters, varied, end)  # what it accepts at the ends it accepts between them
@@ -253,7 +271,10 @@ def _range(
         lo = 0 if lo is None else lo
         hi = max(trace.meta.duration_ns, lo) if hi is None else hi
     if lo > hi:
-        raise UsageError(f"{varied} from {lo} up to {hi}: there is nothing between them")
+        said = rate if varied == "bandwidth" else setting
+        raise UsageError(
+            f"{varied} from {said(lo)} up to {said(hi)}: there is nothing between them"
+        )
     return lo, hi
 
 

@@ -23,6 +23,7 @@ from replay.parameters import LogMode
 from replay.policies import Accept, Fate, Request, View
 from replay.strategies import Hold, Strategy
 from tracer.errors import UsageError
+from tracer.words import size
 
 #: A Python tuple of small integers with its place in the table of states: 320 to 380 measured.
 BYTES_PER_STATE = 400
@@ -94,8 +95,8 @@ class Bounds:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if not LEAST_MEMORY <= self.memory <= there:
             raise UsageError(
-                f"memory {self.memory} bytes: wanted {LEAST_MEMORY} to the {there} that this "
-                "machine has"
+                f"memory {size(self.memory)}: wanted {size(LEAST_MEMORY)} to the {size(there)} "
+                "that this machine has"
             )
 
     @property
@@ -212,7 +213,10 @@ class Search:
             self.watch(self.states)
         if self.states > self.bounds.states:
             self.waiting = waiting
-            raise FullError(f"{self.states:,} states are more than the memory given holds")
+            raise FullError(
+                f"{self.states:,} states are more than the memory given holds; allow more with "
+                "--memory"
+            )
         return min(self.states + _LOOK, self.bounds.states + 1)
 
 
@@ -257,6 +261,9 @@ class _Recorder:
         self.deeds.append(("skip", report.number))
 
     def skipped(self, report: Report, now: int) -> None:
+        pass
+
+    def forget(self, report: Report) -> None:
         pass
 
     def stop_guest(self, now: int) -> None:  # noqa: ARG002

@@ -30,6 +30,11 @@ def provenance(comparisons: Sequence[Comparison], parameters: Parameters) -> str
         {
             "version": version(),
             "parameters": asdict(parameters),
+            "qemu": {
+                c.trace.name: str(parameters.loop(c.trace.meta).version)
+                for c in comparisons
+                if parameters.profile == "qemu"
+            },
             "traces": {c.trace.name: c.trace.digest for c in comparisons},
             "strategies": {
                 c.trace.name: [strategy.name for strategy in c.strategies] for c in comparisons

@@ -12,10 +12,10 @@ from replay.course import Course
 from replay.dirty_limit import DirtyLimit
 from replay.link import HEADER_BYTES
 from replay.parameters import Parameters
-from replay.qemu_version import USUAL, QemuVersion
+from replay.qemu_version import Loop, QemuVersion, loop_of, recorded_version
 from replay.throttle import AutoConverge
+from tracer.counters import check_migration
 from tracer.errors import TraceError, UsageError
-from tracer.readers.counters import check_migration
 from tracer.trace import Trace
 
 MS_NS = 1_000_000
@@ -34,8 +34,6 @@ _LACKING = (
     "rdma-pin-all",
     "x-ignore-shared",
 )
-#: Parameters that do the same where they are not 0.
-_LACKING_PARAMETERS = ("avail-switchover-bandwidth",)
 #: When a sync or an iteration began; the columns of the sender's iterations.
 _BEGIN = "t_host_ns"
 _ITERATIONS = (_BEGIN, "until_host_ns", "normal", "zero")
@@ -171,7 +169,6 @@ class Recording:
     def lacking(self) -> list[str]:
         """Return by name what the migration was run with and the model lacks."""
         found = [name for name in _LACKING if self.capabilities.get(name)]
-        found += [name for name in _LACKING_PARAMETERS if self.parameters.get(name)]
         if self.parameters.get("zero-page-detection") == "none":
             found.append("zero-page-detection none")
         return found
@@ -195,11 +192,14 @@ class Recording:
             )
         downtime_ns = self._as_run("downtime-limit", downtime_ns, "--downtime-limit", MS_NS)
         accelerator = str(self.trace.meta.source.get("accelerator", ""))
+        # 0 is not set.
+        switchover = self._number("avail-switchover-bandwidth", 0) or None
         return Parameters(
             bandwidth=bandwidth or _UNLIMITED,
             downtime_limit_ns=300 * MS_NS if downtime_ns is None else downtime_ns,
             profile="qemu",
-            qemu=self.version or USUAL,
+            qemu=self.loop.version,
+            switchover_bandwidth=switchover,
             log_mode="manual" if accelerator == "kvm" else "legacy",
             auto_converge=self._auto_converge(),
             dirty_limit=self._dirty_limit(),
@@ -219,10 +219,14 @@ class Recording:
     @property
     def version(self) -> QemuVersion | None:
         """The version of QEMU that ran it, None where that was not recorded."""
-        try:
-            return QemuVersion.parse(str(self.trace.meta.source.get("qemu", "")))
-        except UsageError:
-            return None
+        return recorded_version(self.trace.meta.source)
+
+    @property
+    def loop(self) -> Loop:
+        """The loop of that version, or of the nearest that is known."""
+        limited = bool(self.capabilities.get("dirty-limit"))
+        switchover = self._number("avail-switchover-bandwidth", 0) > 0
+        return loop_of(self.trace.meta.source, dirty_limit=limited, switchover=switchover)
 
     def _as_run(self, key: str, given: int | None, option: str, unit: int = 1) -> int | None:
         """Return a parameter in bytes/s or ns, None where nobody says it."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from replay.pacing import FULL_LOAD
 from replay.parameters import LONGEST
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ class Finding:
 
     lost: pages in the leading scenario, None without a switchover. hold: the guest hold that it
     was replayed with, "none" also for a strategy without reports. witness: of the first lost page.
-    ended, endless: scenarios with and without a switchover.
+    scenarios: all, the leading one first; ended, endless: those with and without a switchover.
     """
 
     strategy: str
     verdict: Verdict
+    scenarios: tuple[Scenario, ...]
     ended: tuple[Scenario, ...]
     endless: tuple[Scenario, ...]
     lost: int | None
@@ -74,7 +76,7 @@ def gravest(verdicts: Iterable[Verdict]) -> Verdict:
 def findings(comparison: Comparison) -> tuple[Finding, ...]:
     """Return the verdict on every strategy of a comparison, in their order."""
     return tuple(
-        _finding(comparison.of(one.name), comparison.parameters.hold(one) if one.hints else "none")
+        finding(comparison.of(one.name), comparison.parameters.hold(one) if one.hints else "none")
         for one in comparison.strategies
     )
 
@@ -103,18 +105,21 @@ def conditions(comparison: Comparison) -> tuple[Condition, ...]:
     """Return what the results of a comparison rest on, each thing once."""
     return (
         *_assumptions(comparison.results),
+        *_load(comparison),
         *_holds(comparison),
         *_what_free_pages_hold(comparison),
         *_endings(comparison),
     )
 
 
-def _finding(replays: tuple[Replay, ...], hold: Hold) -> Finding:
+def finding(replays: Sequence[Replay], hold: Hold) -> Finding:
+    """Return the verdict on a strategy over the replays of all its scenarios."""
     results = [replay.result for replay in replays]
     witnesses = [row for replay in replays for row in replay.unsafe]
     return Finding(
         results[0].strategy,
         gravest(result.verdict for result in results),
+        tuple(result.scenario for result in results),
         tuple(result.scenario for result in results if result.completed),
         tuple(result.scenario for result in results if not result.completed),
         results[0].lost,
@@ -132,6 +137,30 @@ def _assumptions(results: tuple[Result, ...]) -> Iterator[Condition]:
         found = {result.scenario for result in having}
         alone = next(iter(found)) if len(found) == 1 and len(scenarios) > 1 else None
         yield Condition(text, _unless_all(results, having), alone)
+
+
+def _load(comparison: Comparison) -> Iterator[Condition]:
+    """At which pace a guest that is held back works, and at which the recorded one did."""
+    taken, shown = comparison.parameters.guest_load, comparison.shown_load
+    if not comparison.parameters.holds_back:
+        return
+    pace = (
+        "is taken to work as fast as it may (guest load 100 %)"
+        if taken == FULL_LOAD
+        else f"is taken to need {taken} % of its vCPUs' time (guest load {taken} %)"
+    )
+    if taken != FULL_LOAD and comparison.trace.meta.source.get("throttle_percents"):
+        pace += ", and was taken so while it was recorded throttled"
+    if shown is None:
+        seen = "the recording does not show how fast that is"
+    elif shown == taken:
+        seen = "as the recording shows"
+    else:
+        seen = (
+            f"the recording, in which it was throttled, shows a guest load of {shown} % "
+            "(--guest-load)"
+        )
+    yield Condition(f"a guest that is held back {pace}; {seen}")
 
 
 def _holds(comparison: Comparison) -> Iterator[Condition]:

@@ -140,9 +140,7 @@ def _named(trace: Trace, strategy: Strategy, parameters: Parameters) -> Int64s:
     migration.begin()
     migration.idle(parameters.request_delay_ns)
     migration.settle(parameters.request_delay_ns)
-    bits = migration.hinting.reports[0].bits
-    assert bits is not None
-    return bit_numbers(bits)
+    return bit_numbers(migration.memory.reported.noted)
 
 
 def _taken(trace: Trace) -> Int64s:

@@ -8,6 +8,8 @@ from replay.doubt import Doubt
 from replay.engine import Migration
 from replay.parameters import LONGEST, Parameters
 from replay.result import Scenario
+from tracer.format import Meta
+from tracer.words import duration, setting, size
 
 _USUAL_STOP = (Parameters.stop_ns, Parameters.device_bytes)
 
@@ -26,7 +28,7 @@ def assumptions(
         if meta.freelist_resolution == "sampled":
             yield "free-list transitions happen at the end of their sampling window"
         if meta.quantum_ns > 1:
-            yield f"rows within one quantum of {meta.quantum_ns} ns happen in file order"
+            yield f"rows within one quantum of {setting(meta.quantum_ns)} happen in file order"
     if scenario == "saturated":
         yield "a written page is written without pause until its epoch ends"
     if "zero" not in migration.trace:
@@ -41,25 +43,25 @@ def assumptions(
             "faster by that clock than it would have without"
         )
     if parameters.at_end == "loop":
-        yield f"the trace is repeated, at most {LONGEST} times, contents kept at the seam"
+        yield f"a trace that ends is repeated, at most {LONGEST} times, contents kept at the seam"
     if parameters.profile == "qemu":
-        yield _about_the_stop(parameters)
+        yield _about_the_stop(meta, parameters)
     if stopped_ns:
         yield (
-            f"the guest stands still for {stopped_ns / 1e9:.3g} s before the switchover begins, "
+            f"the guest stands still for {duration(stopped_ns)} before the switchover begins, "
             "which the downtime leaves out"
         )
     if migration.strategy.hints:
         yield from _about_hints(migration, doubt)
 
 
-def _about_the_stop(parameters: Parameters) -> str:
+def _about_the_stop(meta: Meta, parameters: Parameters) -> str:
     taken = (parameters.stop_ns, parameters.device_bytes)
     usual = " (as measured on small guests)" if taken == _USUAL_STOP else ""
     return (
-        f"the loop is that of QEMU {parameters.qemu}; the switchover takes "
-        f"{parameters.stop_ns / 1e6:g} ms besides what is sent, and sends "
-        f"{parameters.device_bytes} bytes of device state after the memory{usual}"
+        f"the loop is that of QEMU {parameters.loop(meta).version}; the switchover takes "
+        f"{setting(parameters.stop_ns)} besides what is sent, and sends "
+        f"{size(parameters.device_bytes)} of device state after the memory{usual}"
     )
 
 

@@ -22,11 +22,8 @@ class Clock:
         self.segments: list[tuple[int, int, int]] = [(0, 0, k.FULL_RATE)]
         self.stopped_ns = 0
         self._pace = k.FULL_RATE
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the guest stands still."""
-        return self.segments[-1][2] == 0
+        #: Whether the vCPUs are stopped, a throttle that takes all their time aside.
+        self.stopped = False
 
     def guest(self, host: int) -> int:
         """Return the guest time at a host instant not before the last change of rate."""
@@ -49,6 +46,7 @@ class Clock:
         """Stop the vCPUs."""
         if not self.stopped:
             self.segments.append((host, self.guest(host), 0))
+            self.stopped = True
 
     def run(self, host: int) -> None:
         """Let the vCPUs run on."""
@@ -56,9 +54,10 @@ class Clock:
             h0, g0, _ = self.segments[-1]
             self.stopped_ns += host - h0
             self.segments.append((host, g0, self._pace))
+            self.stopped = False
 
     def throttle(self, host: int, percent: int) -> None:
-        """Take `percent` (0 to 99) of the vCPUs' time from them, from `host` on."""
+        """Take `percent` (0 to 100) of the vCPUs' time from them, from `host` on."""
         self._pace = k.FULL_RATE - percent
         if not self.stopped:
             self.segments.append((host, self.guest(host), self._pace))

@@ -14,42 +14,51 @@ from tracer.trace import Trace
 
 Columns = dict[str, npt.NDArray[Any]]
 
+#: Columns whose names are others in `Rows`.
+_ATTRIBUTES = {"t_ns": "t", "since_ns": "since"}
+
 
 def columns_of(trace: Trace, name: TableName) -> Columns:
     """Return a table's columns by their names in the file, empty ones where it has no rows."""
-    parts = list(trace.rows(name))
-    columns: Columns = {"t_ns": _joined([rows.t for rows in parts])}
+    kinds: dict[str, npt.DTypeLike] = {"t_ns": np.int64}
     if name != "epochs":
-        columns["page"] = _joined([rows.page for rows in parts])
-        columns["count"] = _joined([rows.count for rows in parts])
+        kinds |= {"page": np.int64, "count": np.uint32 if name == "dirty" else np.int64}
     if name == "freelist":
-        columns["free"] = _joined([rows.free for rows in parts]).astype(np.bool_)
+        kinds |= {"free": np.bool_}
         if trace.meta.freelist_resolution == "sampled":
-            columns["since_ns"] = _joined([rows.since for rows in parts])
+            kinds |= {"since_ns": np.int64}
+    size = trace.num_rows(name)
+    columns: Columns = {key: np.empty(size, kind) for key, kind in kinds.items()}
+    at = 0
+    for rows in trace.rows(name):
+        part = slice(at, at + len(rows.t))
+        for key, column in columns.items():
+            column[part] = getattr(rows, _ATTRIBUTES.get(key, key))
+        at = part.stop
     return columns
 
 
 def merged(columns: Columns, t: Int64s | None = None, page: Int64s | None = None) -> pa.Table:
-    """Return columns as a table, with one-page rows more if given, in order of time."""
+    """Return columns as a table, with one-page rows more if given, in order of time.
+
+    Takes them out of `columns` one after the other: both at once may be more than fits.
+    """
+    more: Columns = {}
     if t is not None and page is not None and len(t):
-        more = {"t_ns": t, "page": page, "count": np.ones(len(t), np.int64)}
-        columns = {key: np.concatenate([column, more[key]]) for key, column in columns.items()}
-    order = np.argsort(columns["t_ns"], kind="stable")
-    return pa.table({key: column[order] for key, column in columns.items()})
+        more = {"t_ns": t, "page": page, "count": np.ones(len(t), np.uint32)}
 
+    def whole(key: str) -> npt.NDArray[Any]:
+        if not more:
+            return columns.pop(key)
+        column = columns.pop(key)
+        return np.concatenate([column, more.pop(key).astype(column.dtype, copy=False)])
 
-def one_page_each(trace: Trace, name: TableName) -> tuple[Int64s, Int64s]:
-    """Return times and pages of a table, runs taken apart; of the free list what enters it."""
-    columns = columns_of(trace, name) if name in trace else {}
-    if not columns:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    t, first, count = (columns[key].astype(np.int64) for key in ("t_ns", "page", "count"))
-    if name == "freelist":
-        enters = columns["free"]
-        t, first, count = t[enters], first[enters], count[enters]
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return np.repeat(t, count), np.repeat(first, count) + within
-
-
-def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    names = list(columns)
+    times = whole("t_ns")
+    order = np.argsort(times, kind="stable")
+    made = {"t_ns": pa.array(times[order])}
+    del times
+    for key in names[1:]:
+        column = whole(key)[order]
+        made[key] = pa.array(column.view(np.uint64) if key == "page" else column)
+    return pa.table(made)

@@ -7,12 +7,14 @@ sets for how long the vCPU sleeps each time its ring is full. A ring is emptied,
 watched again, when it is full, at each period's end and at each sync. It stays in force to the
 migration's end.
 
-A period's end also wakes a vCPU that sleeps (kvm_cpu_synchronize_kick_all), so that every period
-begins with an empty ring and a vCPU that runs: what it dirties is whole rings, one more than it
-sleeps times. With sleeps of a good part of the period that is far above the limit.
+A period's end and a sync kick the vCPUs (kvm_cpu_synchronize_kick_all), so that every period begins
+with an empty ring and a vCPU that runs: what it dirties is whole rings. Up to 8.1 the kick wakes a
+vCPU that sleeps, and there is one ring more than sleeps; with sleeps of a good part of the period
+that is far above the limit. From 8.2 on a vCPU sleeps to the end, and period and sync last as long;
+the rate is still what was dirtied by the period's nominal length.
 
-Assumed here: the vCPUs dirty alike, so that they have one rate and one pace, and what a guest gets
-done in a period it does at an even pace. A trace that hides rewrites shows too few ring entries.
+Assumed here: the vCPUs dirty alike, so that they have one rate and fall asleep together, and a ring
+takes as long to fill as in the period before. A trace that hides rewrites shows too few entries.
 """
 
 from __future__ import annotations
@@ -102,30 +104,56 @@ class Sleep:
 
 
 class Limiter:
-    """Follows a migration and says how fast the guest runs: `pace`, in percent.
+    """Follows a migration and says when the guest runs.
 
-    load: percent of its vCPUs' time that the guest's work takes. next_tick: host ns at which the
-    period under way ends.
+    load: percent of its vCPUs' time that the guest's work takes. sleeps_out: whether a vCPU that
+    is kicked sleeps on (`replay.qemu_version`). awake: whether the vCPUs run. held: for how much
+    of the time they sleep that it takes to fill a ring and sleep, in percent.
     """
 
-    def __init__(self, settings: DirtyLimit, trace: Trace, passes: int, load: int):
-        self.pace = 100
-        self.next_tick = FOREVER
+    def __init__(
+        self, settings: DirtyLimit, trace: Trace, passes: int, load: int, *, sleeps_out: bool
+    ):
+        self.awake, self.held = True, 0
         self._settings, self._page_size, self._load = settings, trace.meta.page_size, load
+        self._sleeps_out = sleeps_out
         self._sleep = Sleep(settings.rate, settings.ring * self._page_size >> 20)
         usable = settings.ring - settings.reserved
         self._ring = DirtyRing(trace, passes, usable * settings.vcpus)
         self._trigger = Trigger(settings.trigger, 0)
+        self._period_ns = settings.period_ms * MS_NS
+        #: Host ns at which the period under way is over but for a vCPU that sleeps, and at which
+        #: the vCPUs fall asleep or wake.
+        self._period_end = self._turn = FOREVER
         self._guest = 0
         #: Guest ns in which a ring fills.
         self._fill = 0
-        #: What whole percents have left out so far, in hundredths of ns.
-        self._rest = 0
+
+    @property
+    def next_due(self) -> int:
+        """Host ns at which `settle` is due."""
+        return min(self._turn, self.next_tick)
+
+    @property
+    def next_tick(self) -> int:
+        """Host ns at which the period under way ends."""
+        end = self._period_end
+        return end if end == FOREVER else end + self.asleep_for(end)
+
+    def asleep_for(self, now: int) -> int:
+        """Return for how many ns a vCPU sleeps on that is kicked then, in host ns."""
+        runs, sleeps = self._cycle()
+        if not self._sleeps_out or self._turn == FOREVER:
+            return 0
+        woke = self._turn - (runs if self.awake else runs + sleeps)
+        since = (now - woke) % (runs + sleeps)
+        return 0 if since < runs else runs + sleeps - since
 
     def synced(self, now: int, guest: int, dirtied: int, sent: int) -> None:
         """Take down a sync that is over, at host and guest ns; bytes as `Trigger` takes them."""
-        if self.next_tick < FOREVER:
+        if self._period_end < FOREVER:
             self._ring.harvest(guest)
+            self._run(now)
         elif self._trigger.synced(now // MS_NS, dirtied, sent):
             self.start(now, guest)
 
@@ -134,30 +162,39 @@ class Limiter:
         self._ring.begin(guest)
         self._begin(now, guest)
 
-    def tick(self, now: int, guest: int) -> bool:
-        """End the period under way, at host and guest ns; return whether the pace has changed."""
-        settings, before = self._settings, self.pace
+    def settle(self, now: int, guest: int) -> None:
+        """Do what is due at host and guest ns."""
+        if now < self.next_tick:
+            self.awake = not self.awake
+            self._turn += self._cycle()[0 if self.awake else 1]
+            return
+        settings = self._settings
         self._ring.harvest(guest)
         entries, ran = self._ring.taken(), guest - self._guest
         mib = entries // settings.vcpus * 1000 * self._page_size >> 20
         self._sleep.adjust(mib // settings.period_ms)
-        self.pace = self._pace(entries, ran)
-        self._begin(now, guest)
-        return self.pace != before
-
-    def _begin(self, now: int, guest: int) -> None:
-        self.next_tick, self._guest = now + self._settings.period_ms * MS_NS, guest
-
-    def _pace(self, entries: int, ran: int) -> int:
-        """Return how much of the next period's work gets done: all but for what is slept."""
         if entries >= _ENOUGH or (entries and not self._fill):
             self._fill = ran * self._ring.size // entries
-        period = self._settings.period_ms * MS_NS
+        self._begin(now, guest)
+        runs, sleeps = self._cycle()
+        self.held = sleeps * 100 // (runs + sleeps) if sleeps else 0
+
+    def _begin(self, now: int, guest: int) -> None:
+        self._period_end, self._guest = now + self._period_ns, guest
+        self._run(now)
+
+    def _run(self, now: int) -> None:
+        """Let the vCPUs run from now on, their rings empty."""
+        runs, sleeps = self._cycle()
+        self.awake, self._turn = True, now + runs if sleeps else FOREVER
+
+    def _cycle(self) -> tuple[int, int]:
+        """Return for how many ns the vCPUs run at their usual pace, and then sleep.
+
+        A guest with a smaller load makes up for some of the sleep.
+        """
         busy, asleep = self._fill * self._load // 100, self._sleep.us * _US_NS
-        if not asleep or busy >= period:
-            # A ring that is emptied before it is full lets nothing sleep.
-            return 100
-        filled, left = divmod(period, busy + asleep)
-        done = filled * self._fill + min(left, busy) * 100 // self._load
-        percent, self._rest = divmod(done * 100 + self._rest, period)
-        return max(1, min(100, percent))
+        # A ring that is emptied before it is full lets nothing sleep.
+        if not asleep or busy >= self._period_ns:
+            return self._fill, 0
+        return self._fill, max(busy + asleep - self._fill, 0)

@@ -6,6 +6,7 @@ Time is host ns since the migration's start.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -19,8 +20,9 @@ from replay.contained import BLOCK_PAGES, Contained
 from replay.feed import Feed, looped_epochs, seam
 from replay.hints import Hinting, Report
 from replay.link import link_constants, nameless
-from replay.memory import Memory, Words
+from replay.memory import Memory
 from replay.parameters import LONGEST, Parameters
+from replay.reported import Words, has
 from replay.schedule import Schedule
 from replay.strategies import Strategy
 from tracer.rows import Flags, Int64s, Rows
@@ -84,7 +86,8 @@ class Migration:
         self.strategy = strategy
         self.parameters = parameters
         self.clock = Clock()
-        self.hinting = Hinting(strategy, self)
+        # Weakly: in a circle the bitmaps would stay until the garbage collector comes by.
+        self.hinting = Hinting(strategy, weakref.proxy(self))
         self._schedule = Schedule(strategy.request, parameters, self.hinting)
         self.memory = Memory(
             trace.meta,
@@ -101,7 +104,6 @@ class Migration:
         self.dirtied = 0
         self.events: list[Event] = []
         self.watch = watch
-        self._bit = (watch & 63).astype(np.uint64)
         self._looks, self._looked = looks, 0
         self._on_rows = on_rows
         self._looping = parameters.at_end == "loop" and trace.meta.duration_ns > 0
@@ -148,6 +150,11 @@ class Migration:
         return int(self.memory.ctl[k.LINK_NS])
 
     @property
+    def rows(self) -> int:
+        """Dirty rows replayed so far."""
+        return self._dirty.base + int(self.memory.ctl[k.DIRTY_ROW])
+
+    @property
     def copies(self) -> int:
         """Pages copied so far, zero pages among them."""
         return int(self.memory.ctl[k.SENT] + self.memory.ctl[k.ZERO_SENT])
@@ -181,7 +188,7 @@ class Migration:
 
     def move_cursor(self, page: int, now: int) -> None:
         """Let the search for pending pages go on at `page`; those before count as passed `now`."""
-        passed = int(np.searchsorted(self.watch, page))
+        passed = int(np.searchsorted(self.watch, page)) if len(self.watch) else 0
         self._passed[:passed], self._sent[:passed] = now, False
         self.memory.ctl[k.CURSOR], self.memory.ctl[k.WATCHED] = page, passed
 
@@ -235,34 +242,39 @@ class Migration:
 
     def take_snapshot(self, report: Report, now: int) -> None:
         """Let the guest note its free pages."""
-        report.bits, report.pages = self.memory.free_pages(self.parameters.min_order)
+        report.changes, report.pages = self.memory.look(self.parameters.min_order)
         report.row = self._free.base + int(self.memory.ctl[k.FREE_ROW])
-        self._note("snapshot", now, report, named=self._named_by(report))
+        self._note("snapshot", now, report, named=self._watched(self.memory.reported.noted))
 
     def skip(self, report: Report, now: int) -> None:
         """Clear the pending bits of the report's pages, but for those that a hold keeps out."""
-        assert report.bits is not None
-        report.conflicts = sum(
-            self.memory.leave_out(report.bits, rows) for rows in self._held(report)
-        )
+        memory, reported = self.memory, self.memory.reported
+        assert report.changes is not None
+        reported.open(report.changes)
+        report.conflicts = sum(reported.leave_out(rows) for rows in self._held(report))
         if self.parameters.hint_clears_log:
             self._note_chunks()
-            self.memory.clear_named_chunks(report.bits, now)
+            memory.clear_named_chunks(now)
             self._note_chunks(report)
-        named = self._named_by(report)
-        report.skipped = self.memory.skip(report.bits)
+        report.skips, report.skipped = memory.skip()
         self._to_copy -= report.skipped
-        cleared = self._of_watched(report.bits)
-        self._note("handled", now, report, named=named, skipped=cleared)
+        named, skipped = self._watched(reported.named), report.skips.of(self.watch)
+        self._note("handled", now, report, named=named, skipped=skipped)
 
     def skipped(self, report: Report, now: int) -> None:  # noqa: ARG002
         """Note which of the pages just skipped are lost as things stand."""
-        assert report.bits is not None
-        self._catch_up()
-        report.missed = self.memory.note_missed(report.bits)
+        assert report.skips is not None
+        if not self.clock.stopped:
+            self.memory.touch(report.skips.numbers)
+        missed, report.missed = self.memory.find_missed(report.skips)
         if len(self.watch):
-            missed = self.memory.missed_now(report.bits, self.watch >> 6)
-            report.missed_watched = np.flatnonzero(missed >> self._bit & np.uint64(1))
+            report.missed_watched = np.flatnonzero(missed.of(self.watch))
+
+    def forget(self, report: Report) -> None:
+        """Let go of what a report names."""
+        if report.changes is not None:
+            self.memory.reported.close(report.changes)
+        report.changes = report.skips = None
 
     def stop_guest(self, now: int) -> None:
         """Stop the vCPUs."""
@@ -324,15 +336,9 @@ class Migration:
             return k.FOREVER
         return int(self._looks[self._looked])
 
-    def _of_watched(self, words: Words | None) -> Flags:
-        """Return the bits of the watched pages."""
-        assert words is not None
-        found: Flags = (words[self.watch >> 6] >> self._bit & np.uint64(1)) != 0
-        return found
-
-    def _named_by(self, report: Report) -> Flags | None:
-        """Return which watched pages a report names, if that is to be noted."""
-        return None if self._looks is None else self._of_watched(report.bits)
+    def _watched(self, words: Words) -> Flags | None:
+        """Return the watched pages' bits, if that is to be noted."""
+        return None if self._looks is None else has(words[self.watch >> 6], self.watch)
 
     def _next_contained(self) -> int:
         if self._named == len(self._contained.t):
@@ -364,9 +370,10 @@ class Migration:
         memory, dirty, free, zero = self.memory, self._dirty, self._free, self._zero
         while True:
             status = k.sweep(
-                memory.state, memory.written, memory.hot, memory.harvested, memory.marks,
-                memory.chunks, memory.cleared, self._blocks, self.watch, self._passed, self._sent,
-                memory.ctl, self._link, until, dirty.t, dirty.page, dirty.count, dirty.more,
+                memory.state, memory.written, memory.reported.moved, memory.hot, memory.harvested,
+                memory.marks, memory.chunks, memory.cleared, self._blocks,
+                self.watch, self._passed, self._sent, memory.ctl, self._link, until,
+                dirty.t, dirty.page, dirty.count, dirty.more,
                 free.t, free.page, free.count, free.free, free.more,
                 zero.t, zero.page, zero.count, zero.more, self.epoch_ends, self.late_epochs,
             )  # fmt: skip
@@ -411,8 +418,7 @@ class Migration:
         if not self.late_epochs or number >= len(self.epoch_ends):
             return
         end, begin = int(self.epoch_ends[number]), int(self.epoch_ends[number - 1]) if number else 0
-        row = self._dirty.base + int(self.memory.ctl[k.DIRTY_ROW])
-        for rows in self._dirty.between(row, None):
+        for rows in self._dirty.between(self.rows, None):
             first, past = (int(np.searchsorted(rows.t, t, side="right")) for t in (begin, end))
             k.heat(self.memory.hot, rows.page[first:past], rows.count[first:past])
             if past < len(rows.t):
@@ -435,8 +441,7 @@ class Migration:
         if self._looks is not None:
             words = self.watch >> 6
             self.memory.settle(words)
-            bits = self.memory.state[words] >> self._bit[:, None]
-            facts = (bits & np.uint64(1)).astype(np.uint8)
+            facts = has(self.memory.state[words], self.watch[:, None]).astype(np.uint8)
         self.events.append(
             Event(kind, now, guest, self.round, report, chunk, passed, sent, skipped,
                   min(cursor, self.trace.meta.pages), named, facts)

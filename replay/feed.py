@@ -48,8 +48,7 @@ class Feed:
             low = max(start - base, 0)
             high = len(rows.t) if stop is None else min(stop - base, len(rows.t))
             if low < high:
-                part = slice(low, high)
-                yield _part(rows, part)
+                yield rows.part(low, high)
             base += len(rows.t)
             if stop is not None and base >= stop:
                 return
@@ -76,7 +75,7 @@ def _looped(trace: Trace, table: TableName, passes: int) -> Iterator[Rows]:
                 yield _part(rows, slice(first, None), shift)
 
 
-def _part(rows: Rows, part: slice, shift: int = 0) -> Rows:
+def _part(rows: Rows, part: slice, shift: int) -> Rows:
     since = rows.since if len(rows.since) else rows.t
     return Rows(
         rows.t[part] + shift,

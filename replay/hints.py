@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol
 
-from replay.memory import Words
 from replay.policies import Fate
+from replay.reported import SomeWords
 from replay.strategies import Strategy
 from tracer.errors import FloodError
 from tracer.rows import Int64s
@@ -40,7 +40,8 @@ class Report:
     pages: in the guest's snapshot. skipped: pending bits that its handling cleared. conflicts:
     pages left out because the recorded guest took what it would have held. missed: pages that
     were lost right after its handling; missed_watched: those of them that are watched, as indexes
-    into the watch list. bits: the pages it names, gone when it is done.
+    into the watch list. changes: what it says that the one before did not. skips: the pages whose
+    pending bits its handling cleared; both gone when it is done.
     """
 
     number: int
@@ -58,7 +59,8 @@ class Report:
     conflicts: int = 0
     missed: int = 0
     missed_watched: Int64s | None = field(default=None, repr=False)
-    bits: Words | None = field(default=None, repr=False)
+    changes: SomeWords | None = field(default=None, repr=False)
+    skips: SomeWords | None = field(default=None, repr=False)
     row: int = 0
 
     @property
@@ -88,6 +90,9 @@ class Host(Protocol):
 
     def skipped(self, report: Report, now: int) -> None:
         """Look at what the handling (with its sync) has done."""
+
+    def forget(self, report: Report) -> None:
+        """The report is handled or dropped: let go of what it names."""
 
     def stop_guest(self, now: int) -> None:
         """Stop the vCPUs."""
@@ -175,7 +180,7 @@ class Hinting:
 
     def _finish(self, report: Report, now: int, outcome: Literal["handled", "dropped"]) -> None:
         report.stage, report.done_ns, report.outcome = Stage.DONE, now, outcome
-        report.bits = None
+        self._host.forget(report)
         self.outstanding.remove(report)
         self.done += 1
         request = self._strategy.request

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from replay import kernels as k
+from replay.reported import Reported, SomeWords, Words
 from tracer.format import Meta
-from tracer.rows import Int64s, Rows
-
-Words = npt.NDArray[np.uint64]
+from tracer.rows import Int64s
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class Judgement:
 
 def memory_needed(pages: int, *, manual: bool, hints: bool, saturated: bool) -> int:
     """Return about how many bytes the bitmaps of a replay take."""
-    bits = 9 + manual + 2 * hints + saturated + 2 * hints  # the last: reports under way
+    # Of hints: noted, named, skipped, missed, and what reports under way change.
+    bits = 9 + manual + saturated + 6 * hints
     return pages * bits // 8
 
 
@@ -54,9 +54,9 @@ class Memory:
         self.state = _lines(words)
         self.written: Words = np.zeros(words, np.uint64)  # writes not yet in `state`
         self._last_word = np.uint64((1 << ((meta.pages - 1) % 64 + 1)) - 1)
-        self._blocks = meta.blocks
         self.ctl = np.zeros(k.CTL_SIZE, np.int64)
         self.hot: Words = np.zeros(words, np.uint64) if saturated else nothing
+        self.reported = Reported(meta.blocks, words if hints else 0)
         self.skipped: Words = np.zeros(words, np.uint64) if hints else nothing
         self.missed: Words = np.zeros(words, np.uint64) if hints else nothing
         self.harvested: Words = nothing
@@ -106,63 +106,54 @@ class Memory:
         else:
             pending, outdated = k.sync_legacy(self.state, self.written)
         self.ctl[k.SUPERSEDED] += outdated
+        self.reported.synced()
         return int(pending)
 
-    def free_pages(self, min_order: int) -> tuple[Words, int]:
-        """Return the free list as a bitmap, of whole blocks of 2^min_order only, and its size."""
-        report = np.zeros(len(self.state), np.uint64)
-        found = sum(
-            int(k.snapshot(self.state, block.first_page, block.first_page + block.pages,
-                           min_order, report))
-            for block in self._blocks
-        )  # fmt: skip
-        return report, found
+    def look(self, min_order: int) -> tuple[SomeWords, int]:
+        """Let the guest note its free pages; returns as `Reported.look`."""
+        return self.reported.look(self.state, min_order)
 
-    def leave_out(self, report: Words, rows: Rows) -> int:
-        """Clear in `report` the pages that free-list rows take; return how many were set."""
-        return int(k.take_away(report, rows.page, rows.count, rows.free))
-
-    def clear_named_chunks(self, report: Words, now: int) -> None:
-        """Clear the log of the marked chunks that the report names a page of (manual mode)."""
+    def clear_named_chunks(self, now: int) -> None:
+        """Clear the log of the marked chunks of which a page is named (manual mode)."""
         if self.manual:
             before = self.marks.copy()
             self.ctl[k.SUPERSEDED] += k.clear_named_chunks(
-                self.state, self.written, self.harvested, self.marks, self.chunks, report
-            )
+                self.state, self.written, self.harvested, self.marks, self.chunks,
+                self.reported.named, self.reported.fresh,
+            )  # fmt: skip
             self.cleared[before != self.marks] = now
 
-    def skip(self, report: Words) -> int:
-        """Clear pending bits; `report` keeps those that were set; return their number."""
-        return int(k.skip(self.state, report, self.skipped))
+    def skip(self) -> tuple[SomeWords, int]:
+        """Clear the pending bits of the pages that are named; return them and their number."""
+        words = self.reported.news()
+        bits = np.empty(len(words), np.uint64)
+        found = k.skip(self.state, self.reported.named, words, self.skipped, bits)
+        some = np.flatnonzero(bits)
+        return SomeWords(words[some], bits[some]), int(found)
 
     def skip_run(self, first: int, count: int) -> int:
         """Clear the pending bits of a run of pages; return how many were set."""
-        report = np.zeros(len(self.state), np.uint64)
-        page, end = first, first + count
-        while page < end:
-            low = page & 63
-            width = min(64 - low, end - page)
-            report[page >> 6] = np.uint64(((1 << width) - 1) << low)
-            page += width
-        return self.skip(report)
+        return int(k.skip_run(self.state, self.skipped, first, count))
 
-    def note_missed(self, skipped: Words) -> int:
-        """Count the pages just skipped that are lost as things stand, and remember them."""
-        found, outdated = k.note_missed(self.state, self.written, skipped, self.missed)
+    def find_missed(self, skipped: SomeWords) -> tuple[SomeWords, int]:
+        """Return the pages just skipped that are lost as things stand, and their number."""
+        missed = SomeWords(skipped.numbers, np.zeros_like(skipped.bits))
+        found, outdated = k.find_missed(
+            self.state, self.written, skipped.numbers, skipped.bits, missed.bits
+        )
         self.ctl[k.SUPERSEDED] += outdated
-        return int(found)
+        self.missed[missed.numbers] |= missed.bits
+        return missed, int(found)
 
-    def missed_now(self, skipped: Words, words: Int64s) -> Words:
-        """Return, of the pages just skipped, those of some words that are lost as things stand."""
-        self.settle(words)
-        missed, nothing = np.zeros((2, len(words)), np.uint64)
-        k.note_missed(self.state[words], nothing, skipped[words], missed)
-        return missed
+    def touch(self, words: Int64s | None = None) -> None:
+        """Let the hidden writes of the saturated scenario catch up: every hot page is written.
 
-    def touch(self) -> None:
-        """Let the hidden writes of the saturated scenario catch up: every hot page is written."""
-        if len(self.hot):
+        Those of all words, or of some.
+        """
+        if len(self.hot) and words is None:
             self.ctl[k.SUPERSEDED] += k.touch(self.state, self.hot)
+        elif len(self.hot):
+            self.ctl[k.SUPERSEDED] += k.touch_words(self.state, self.hot, words)
 
     def judge(self) -> Judgement:
         """Judge every page at switchover, after all that was pending has been copied.

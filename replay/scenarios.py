@@ -11,9 +11,10 @@ from replay.parameters import LONGEST, Parameters
 from replay.result import Scenario
 from replay.rewrites import Rewrites, in_words
 from tracer.trace import Trace
+from tracer.words import duration
 
-#: Measured peaks while drawing, per row and per page of the guest.
-_BYTES_A_ROW, _BYTES_A_PAGE = 400, 40
+#: Measured peaks while drawing, for each page that a row names and for each page of the guest.
+_BYTES_A_WRITE, _BYTES_A_PAGE = 120, 40
 
 
 def scenarios(trace: Trace, parameters: Parameters | None = None) -> tuple[Scenario, ...]:
@@ -32,7 +33,7 @@ def scenarios(trace: Trace, parameters: Parameters | None = None) -> tuple[Scena
 
 def memory_to_draw(trace: Trace) -> int:
     """Return about how many bytes drawing hidden writes takes."""
-    return trace.num_rows("dirty") * _BYTES_A_ROW + trace.meta.pages * _BYTES_A_PAGE
+    return trace.pages_written * _BYTES_A_WRITE + trace.meta.pages * _BYTES_A_PAGE
 
 
 class Readings:
@@ -92,8 +93,9 @@ class Readings:
             yield f"hidden writes are drawn (seed {seed}) from the trace's working set"
         if continued:
             yield (
-                f"from {self.trace.meta.duration_ns} ns of guest time on, where the trace ends, it "
-                f"is continued as its working set was (drawn, seed {seed}); nothing is freed there"
+                f"from {duration(self.trace.meta.duration_ns)} of guest time on, where the trace "
+                f"ends, it is continued as its working set was (drawn, seed {seed}); nothing is "
+                "freed there"
             )
         if scenario == "expected" or continued:
             yield in_words(self.rewrites.fits)

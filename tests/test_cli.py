@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from analyses.commands import app, choices, main, run
+from analyses.commands import choices, command_line, main, run
 from replay.parameters import Parameters
 from replay.policies import REQUESTS
 from replay.profiles import PROFILES
@@ -74,7 +74,7 @@ def leaves(command, path=()):
         yield path, command
 
 
-COMMANDS = list(leaves(typer.main.get_command(app)))
+COMMANDS = list(leaves(typer.main.get_command(command_line())))
 
 
 # -- help ---------------------------------------------------------------------------------------
@@ -115,11 +115,16 @@ def test_version(cli):
     assert out.startswith("dirtylog ")
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [(["--help"], set()), (["replay", "--help"], {"analyses.commands.sweep"})],
+)
+def test_help_imports_nothing_heavy(arguments, unwanted):
+    unwanted = unwanted | {"numba", "numpy", "pyarrow", "polars", "rich.console"}
     script = (
-        "import sys; from analyses.commands import run; run(['replay', '--help']);"
-        "heavy = {'numba', 'numpy', 'pyarrow', 'polars', 'rich.console'} & set(sys.modules);"
-        "sys.exit(str(heavy) if heavy else 0)"
+        f"import sys; from analyses.commands import run; run({arguments});"
+        f"found = {unwanted} & set(sys.modules);"
+        "sys.exit(str(found) if found else 0)"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -508,7 +513,7 @@ def test_prove_stops_where_the_memory_is_full(cli):
     assert "1 MiB are full" in stop
     assert "in guests of 1 to 2 pages no write is lost in any of" in stop
     refused(cli("prove", "precopy", "--memory", "lots"), 2, "--memory: 'lots' is no size")
-    refused(cli("prove", "precopy", "--memory", "1B"), 2, "memory 1 bytes: wanted")
+    refused(cli("prove", "precopy", "--memory", "1B"), 2, "memory 1 B: wanted 1 MiB")
     refused(cli("prove", "precopy", "--memory", "1000TiB"), 2, "that this machine has")
 
 
@@ -621,6 +626,30 @@ def test_interrupted_work_leaves_nothing(tmp_path, number, code):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.trace"]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_that_a_destructor_swallows_comes_again(number, code):
+    program = (
+        "import os, signal, sys, time\n"
+        "from analyses.commands.interrupts import end_by_signals\n"
+        "class Half:\n"
+        "    def __del__(self):\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        raise AttributeError('half made')\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "end_by_signals()\n"
+        "try:\n"
+        "    Half()\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=50,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 def test_the_exit_code_is_that_of_the_error(tmp_path):
     child = process("replay", "nowhere.trace")
     _, err = child.communicate()
@@ -630,12 +659,14 @@ def test_the_exit_code_is_that_of_the_error(tmp_path):
 
 def test_main_exits(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["dirtylog", "--version"])
-    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         with pytest.raises(SystemExit) as ended:
             main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("dirtylog ")
 
@@ -659,4 +690,4 @@ def test_a_guest_that_stands_still_is_told(cli):
     code, out, _ = cli("replay", RACE, "-s", "hint-stop-vcpu")
     assert code == 0
     said = " ".join(out.split())
-    assert "the guest stands still for 0.011 s before the switchover begins" in said
+    assert "the guest stands still for 11.0 ms before the switchover begins" in said

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
+from analyses.commands import command_line
 from analyses.commands.reference import PAGE, listing, markdown
 from tests.test_cli import COMMANDS
 
@@ -35,3 +37,29 @@ def test_the_readme_lists_every_command():
     )
     anchors = {line[3:].replace(" ", "-") for line in markdown().splitlines() if line[:3] == "## "}
     assert set(re.findall(rf"\({PAGE}#(.*?)\)", listed)) == anchors
+
+
+def test_an_option_is_declared_once():
+    """What several commands have is one alias of one module."""
+    declared: dict[str, list[str]] = {}
+    for file in sorted((ROOT / "analyses" / "commands").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "typer.Option":
+                named = any(isinstance(one, ast.Constant) for one in node.args)
+                told = {one.arg: ast.unparse(one.value) for one in node.keywords}
+                # Options without a name of their own have that of their parameter.
+                if named or len(told) > 2:
+                    declared.setdefault(ast.unparse(node), []).append(f"{file.name}:{node.lineno}")
+    twice = {text: places for text, places in declared.items() if len(places) > 1}
+    assert len(declared) > 60
+    assert not twice
+
+
+def test_the_help_names_every_exit_code():
+    codes = re.findall(
+        r"^\| (\d+) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert "130" in codes
+    told = command_line().registered_callback.epilog
+    for code in codes:
+        assert re.search(rf"\b{code} ", told), code

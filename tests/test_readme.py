@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from analyses.commands import app
+from analyses.commands import command_line
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,7 +24,7 @@ def test_the_report_is_the_programs(monkeypatch):
     shown = REPORT.findall(README)
     assert shown
     for command, text in shown:
-        done = CliRunner().invoke(app, shlex.split(command))
+        done = CliRunner().invoke(command_line(), shlex.split(command))
         assert done.exit_code == 0, done.output
         assert done.stdout == text
 
@@ -38,7 +38,7 @@ def test_a_strategy_of_ones_own_goes_as_told(monkeypatch, tmp_path):
         if file:
             (tmp_path / file).write_text(text)
             continue
-        done = CliRunner().invoke(app, shlex.split(command))
+        done = CliRunner().invoke(command_line(), shlex.split(command))
         found = getattr(done.exception, "exit_code", done.exit_code)
         assert (str(found), done.stdout) == (code, text)
         codes.append(code)

@@ -15,6 +15,8 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
+from tracer.interrupts import whole
+
 try:
     from numba.core.runtime import rtsys
 except ImportError:  # pragma: no cover - an inner name, which a later numba may not have
@@ -24,9 +26,11 @@ except ImportError:  # pragma: no cover - an inner name, which a later numba may
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile when first called, integer division as in NumPy; found again by later processes.
 
-    No bounds are checked: what a compiled function indexes with has been checked before.
+    No bounds are checked: what a compiled function indexes with has been checked before. Ctrl-C
+    waits for the compiler, which crashes when it is interrupted.
     """
     kernel = njit(cache=True, nogil=True, error_model="numpy")(function)
+    kernel.compile = whole(kernel.compile)
     if rtsys is not None and hasattr(kernel, "_cache"):
         kernel._cache = _QuickCache(function)
     return kernel

@@ -32,9 +32,16 @@ class Rows:
     free: Flags = field(default_factory=lambda: NO_FLAGS)
     since: Int64s = field(default_factory=lambda: NO_TIMES)
 
+    def part(self, low: int, high: int) -> Rows:
+        """Return rows `low` to `high`, without a copy."""
+        some = slice(low, high)
+        return Rows(
+            self.t[some], self.page[some], self.count[some], self.free[some], self.since[some]
+        )
 
-def rows_of(batch: pa.RecordBatch, where: str, first: int = 0) -> Rows:
-    """Return the rows of an Arrow batch, without a copy but of `free`.
+
+def rows_of(batch: pa.RecordBatch, where: str, first: int) -> Rows:
+    """Return the rows of an Arrow batch, read-only and without a copy but of `free`.
 
     `where` and the number of the first row are for errors.
     """
@@ -44,6 +51,7 @@ def rows_of(batch: pa.RecordBatch, where: str, first: int = 0) -> Rows:
             row = first + column.is_null().to_pylist().index(True)
             raise TraceError(f"{where} {row}: column {name!r} has a null; every row is whole")
         array = column.to_numpy(zero_copy_only=name != "free")
+        array.flags.writeable = False
         # Signed pages keep compiled index arithmetic in integers; checks bound them before use.
         columns[name] = array.view(np.int64) if array.dtype == np.uint64 else array
     return Rows(

@@ -17,6 +17,7 @@ import pyarrow as pa
 import xxhash
 
 from tracer.errors import TraceError
+from tracer.rows import Rows, rows_of
 
 _HASH_CHUNK = 16 << 20
 _RECENT_BATCHES = 16
@@ -35,8 +36,8 @@ class Source(Protocol):
     def offsets(self) -> list[int]:
         """Where the batches begin."""
 
-    def batch(self, index: int) -> pa.RecordBatch:
-        """Return a batch; raises TraceError where it cannot be read."""
+    def rows(self, index: int) -> Rows:
+        """Return the rows of a batch; raises TraceError where it cannot be read."""
 
     def digest(self) -> str:
         """Return the xxh3-128 hex digest of the table's bytes."""
@@ -54,9 +55,9 @@ class MemorySource:
         """Where the batches begin."""
         return [0, *accumulate(batch.num_rows for batch in self._batches)]
 
-    def batch(self, index: int) -> pa.RecordBatch:
-        """Return a batch."""
-        return self._batches[index]
+    def rows(self, index: int) -> Rows:
+        """Return the rows of a batch."""
+        return rows_of(self._batches[index], f"{self.where}, row", self.offsets[index])
 
     def digest(self) -> str:
         """Return the xxh3-128 hex digest of the rows."""
@@ -81,8 +82,11 @@ class FileSource:
             ) from None
         # One trace is gone through many times, by replays side by side too: a batch that several
         # want is decompressed once, a small trace altogether.
-        self._recent: OrderedDict[int, Future[pa.RecordBatch]] = OrderedDict()
+        self._recent: OrderedDict[int, Future[Rows]] = OrderedDict()
         self._lock, self._reading = Lock(), Lock()
+        # A mapped batch is only a view of the file, but to make one asks the kernel to read ahead
+        # all of its pages: well the first time, and as long as replaying some of its rows later.
+        self._mapped: dict[int, Rows] = {}
         found = self._reader.schema
         self.sampled = found.get_field_index("since_ns") >= 0
         self._names = schema.names
@@ -110,18 +114,17 @@ class FileSource:
         """Where the batches begin."""
         return [0, *accumulate(self._batches[0])]
 
-    def batch(self, index: int) -> pa.RecordBatch:
-        """Return a batch; raises TraceError where it cannot be read."""
-        lengths, compressed = self._batches
-        batch = self._ahead(index).result() if compressed else self._decode(index)
-        if batch.num_rows != lengths[index]:
-            raise TraceError(
-                f"{self._path}, batch {index}: corrupt (it has {batch.num_rows} rows, and "
-                f"{lengths[index]} where batches are read in file order)"
-            )
-        return batch
+    def rows(self, index: int) -> Rows:
+        """Return the rows of a batch; raises TraceError where it cannot be read."""
+        _, compressed = self._batches
+        if compressed:
+            return self._ahead(index).result()
+        found = self._mapped.get(index)
+        if found is None:
+            found = self._mapped[index] = self._rows(index)
+        return found
 
-    def _ahead(self, index: int) -> Future[pa.RecordBatch]:
+    def _ahead(self, index: int) -> Future[Rows]:
         """Have a batch decompressed, and the next one while this one is being used."""
         with self._lock:
             for wanted in range(index, min(index + 2, self._reader.num_record_batches)):
@@ -132,19 +135,28 @@ class FileSource:
                 self._recent.popitem(last=False)
             return self._recent[index]
 
-    def _begin(self, index: int) -> Future[pa.RecordBatch]:
+    def _begin(self, index: int) -> Future[Rows]:
         # A thread for each batch: one that waits for work would outlive an interrupt that comes
         # while it is started, and the process could not end.
-        future: Future[pa.RecordBatch] = Future()
+        future: Future[Rows] = Future()
 
         def work() -> None:
             try:
-                future.set_result(self._decode(index))
+                future.set_result(self._rows(index))
             except BaseException as error:  # whoever waits for it gets it
                 future.set_exception(error)
 
         Thread(target=work).start()
         return future
+
+    def _rows(self, index: int) -> Rows:
+        batch, length = self._decode(index), self._batches[0][index]
+        if batch.num_rows != length:
+            raise TraceError(
+                f"{self._path}, batch {index}: corrupt (it has {batch.num_rows} rows, and {length} "
+                "where batches are read in file order)"
+            )
+        return rows_of(batch, f"{self.where}, row", self.offsets[index])
 
     def _decode(self, index: int) -> pa.RecordBatch:
         try:

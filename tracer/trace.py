@@ -19,7 +19,7 @@ import xxhash
 from tracer import checks
 from tracer.errors import TraceError
 from tracer.format import META, MIGRATION, SAMPLED_FREELIST, SCHEMAS, Meta, TableName
-from tracer.rows import NO_TIMES, Int64s, Rows, rows_of
+from tracer.rows import NO_TIMES, Int64s, Rows
 from tracer.sources import FileSource, MemorySource, Source, digest_file
 from tracer.unfinished import JOURNAL, UnfinishedTable, open_unfinished
 
@@ -111,10 +111,17 @@ class Trace:
             base = offsets[index]
             if base >= stop:
                 return
-            batch = source.batch(index)
-            low, high = max(start - base, 0), min(stop - base, batch.num_rows)
-            if high > low:
-                yield rows_of(batch.slice(low, high - low), f"{source.where}, row", base + low)
+            rows = source.rows(index)
+            low, high = max(start - base, 0), min(stop - base, len(rows.t))
+            if high - low == len(rows.t):
+                yield rows
+            elif high > low:
+                yield rows.part(low, high)
+
+    @cached_property
+    def pages_written(self) -> int:
+        """How many pages the dirty rows name, each as often as it is in one."""
+        return sum(int(rows.count.sum(dtype=np.int64)) for rows in self.rows("dirty"))
 
     @cached_property
     def epochs(self) -> Int64s:

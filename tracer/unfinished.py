@@ -9,7 +9,7 @@ that an epoch is there with all its rows or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import IntEnum
 from functools import cached_property, lru_cache
@@ -24,6 +24,8 @@ import xxhash
 
 from tracer.errors import TraceError
 from tracer.format import MAX_DURATION_NS, SAMPLED_FREELIST, SCHEMAS, Meta, TableName
+from tracer.rows import Rows, rows_of
+from tracer.words import duration, size
 
 JOURNAL = "recording.arrows"
 _RECENT_BATCHES = 16
@@ -71,11 +73,11 @@ def open_unfinished(path: Path, meta: Meta) -> tuple[Meta, dict[TableName, Unfin
         if name == "dirty" or journal.holds(name)
     }
     note = (
-        f"the recording has not ended, or was killed: this is what it wrote up to "
-        f"{journal.until_ns} ns"
+        "the recording has not ended, or was killed: this is what it wrote up to "
+        f"{duration(journal.until_ns)}"
     )
     if journal.left_out:
-        note += f" ({journal.left_out} bytes of a beginning after that are left out)"
+        note += f" ({size(journal.left_out)} of a beginning after that are left out)"
     notes = (*_notes(meta.source), note)
     listed = meta.freelist_resolution if "freelist" in tables else None
     meta = replace(
@@ -106,15 +108,15 @@ class UnfinishedTable:
         self._batches = [index for index, number in enumerate(rows) if number]
         self.offsets = [0, *accumulate(number for number in rows if number)]
 
-    def batch(self, index: int) -> pa.RecordBatch:
+    def rows(self, index: int) -> Rows:
         """Return the table's rows in its batch number `index`."""
         return self._recent(index)
 
     @cached_property
-    def _recent(self) -> Any:
+    def _recent(self) -> Callable[[int], Rows]:
         return lru_cache(_RECENT_BATCHES)(self._decode)
 
-    def _decode(self, index: int) -> pa.RecordBatch:
+    def _decode(self, index: int) -> Rows:
         batch = self._journal.decode(self._batches[index])
         kinds = batch.column("kind").to_numpy()
         mine = np.isin(kinds, self._kinds)
@@ -125,7 +127,8 @@ class UnfinishedTable:
             arrays = [columns[field.name].cast(field.type) for field in self._schema]
         except pa.ArrowInvalid as error:
             raise TraceError(f"{self.where}, batch {index}: corrupt ({error})") from None
-        return pa.record_batch(arrays, schema=self._schema)
+        batch = pa.record_batch(arrays, schema=self._schema)
+        return rows_of(batch, f"{self.where}, row", self.offsets[index])
 
     def digest(self) -> str:
         """Return the xxh3-128 digest of the journal, up to the last mark."""

@@ -9,40 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 
-from analyses.commands.accuracy import accuracy
-from analyses.commands.conform import conform
-from analyses.commands.explain import explain
-from analyses.commands.hazards import hazards
-from analyses.commands.import_events import (
-    import_ftrace,
-    import_kmem,
-    import_lackey,
-    import_simpletrace,
-)
-from analyses.commands.import_images import (
-    import_bitmaps,
-    import_criu,
-    import_firecracker,
-    import_page_ranges,
-)
-from analyses.commands.importing import import_qemu
-from analyses.commands.info import info
-from analyses.commands.line import line
-from analyses.commands.programs import programs
-from analyses.commands.prove import prove
-from analyses.commands.record_kvm import record_kvm
-from analyses.commands.record_process import record_process
-from analyses.commands.record_qemu import record_qemu
-from analyses.commands.recording import record_migration, sampler
-from analyses.commands.repair import repair
-from analyses.commands.replay import replay
-from analyses.commands.strategies import strategies
-from analyses.commands.sweep import sweep
-from analyses.commands.synth import synth
+from analyses.commands.interrupts import end_by_signals
 
 #: Set it to see the traceback of an error that is not the user's.
 TRACEBACK = "DIRTYLOG_TRACEBACK"
@@ -53,6 +25,64 @@ _UsageErrors = next(
 )
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+#: Where each command is: a module of this package and its function. The order is the help's.
+_COMMANDS = {
+    "replay": "replay:replay",
+    "sweep": "sweep:sweep",
+    "explain": "explain:explain",
+    "info": "info:info",
+    "prove": "prove:prove",
+    "conform": "conform:conform",
+    "hazards": "hazards:hazards",
+    "repair": "repair:repair",
+    "accuracy": "accuracy:accuracy",
+    "line": "line:line",
+    "import qemu": "importing:import_qemu",
+    "import simpletrace": "import_events:import_simpletrace",
+    "import ftrace": "import_events:import_ftrace",
+    "import kmem": "import_events:import_kmem",
+    "import bitmaps": "import_images:import_bitmaps",
+    "import firecracker": "import_images:import_firecracker",
+    "import criu": "import_images:import_criu",
+    "import page-ranges": "import_images:import_page_ranges",
+    "import lackey": "import_events:import_lackey",
+    "import programs": "programs:programs",
+    "synth": "synth:synth",
+    "record migration": "recording:record_migration",
+    "record sampler": "recording:sampler",
+    "record kvm": "record_kvm:record_kvm",
+    "record process": "record_process:record_process",
+    "record qemu": "record_qemu:record_qemu",
+    "strategies": "strategies:strategies",
+}
+_GROUPS = {
+    "import": "Turn a foreign recording into a trace.",
+    "record": "Record a running guest.",
+}
+_TEXT = "Replay live-migration strategies over traces of dirty pages and free lists."
+
+
+def command_line(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line: with all commands, or with the one that `arguments` begin with.
+
+    Reading the options of all commands takes longer than many a replay.
+    """
+    asked = {" ".join(arguments[:words]) for words in (1, 2)} & _COMMANDS.keys()
+    app = _app(_TEXT)
+    app.callback(epilog=_EXIT_CODES)(_top)
+    groups: dict[str, typer.Typer] = {}
+    for command, place in _COMMANDS.items():
+        if asked and command not in asked:
+            continue
+        group, _, name = command.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = _app(_GROUPS[group])
+            app.add_typer(groups[group], name=group)
+        module, function = place.split(":")
+        found = getattr(import_module(f"analyses.commands.{module}"), function)
+        groups.get(group, app).command(name, context_settings=_SETTINGS)(found)
+    return app
 
 
 def _app(text: str) -> typer.Typer:
@@ -66,40 +96,6 @@ def _app(text: str) -> typer.Typer:
     )
 
 
-app = _app("Replay live-migration strategies over traces of dirty pages and free lists.")
-app.command("replay", context_settings=_SETTINGS)(replay)
-app.command("sweep", context_settings=_SETTINGS)(sweep)
-app.command("explain", context_settings=_SETTINGS)(explain)
-app.command("info", context_settings=_SETTINGS)(info)
-app.command("prove", context_settings=_SETTINGS)(prove)
-app.command("conform", context_settings=_SETTINGS)(conform)
-app.command("hazards", context_settings=_SETTINGS)(hazards)
-app.command("repair", context_settings=_SETTINGS)(repair)
-app.command("accuracy", context_settings=_SETTINGS)(accuracy)
-app.command("line", context_settings=_SETTINGS)(line)
-_importers = _app("Turn a foreign recording into a trace.")
-_importers.command("qemu", context_settings=_SETTINGS)(import_qemu)
-_importers.command("simpletrace", context_settings=_SETTINGS)(import_simpletrace)
-_importers.command("ftrace", context_settings=_SETTINGS)(import_ftrace)
-_importers.command("kmem", context_settings=_SETTINGS)(import_kmem)
-_importers.command("bitmaps", context_settings=_SETTINGS)(import_bitmaps)
-_importers.command("firecracker", context_settings=_SETTINGS)(import_firecracker)
-_importers.command("criu", context_settings=_SETTINGS)(import_criu)
-_importers.command("page-ranges", context_settings=_SETTINGS)(import_page_ranges)
-_importers.command("lackey", context_settings=_SETTINGS)(import_lackey)
-_importers.command("programs", context_settings=_SETTINGS)(programs)
-app.add_typer(_importers, name="import")
-app.command("synth", context_settings=_SETTINGS)(synth)
-_recorders = _app("Record a running guest.")
-_recorders.command("migration", context_settings=_SETTINGS)(record_migration)
-_recorders.command("sampler", context_settings=_SETTINGS)(sampler)
-_recorders.command("kvm", context_settings=_SETTINGS)(record_kvm)
-_recorders.command("process", context_settings=_SETTINGS)(record_process)
-_recorders.command("qemu", context_settings=_SETTINGS)(record_qemu)
-app.add_typer(_recorders, name="record")
-app.command("strategies", context_settings=_SETTINGS)(strategies)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from analyses.version import version  # noqa: PLC0415 - importlib.metadata is slow
@@ -108,11 +104,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog="Exit codes: 0 done, 1 an error of dirtylog or the system, 2 a request that does not "
-    "fit, 3 a trace or recording that is missing or corrupt, 4 a trace of an unknown version, 5 an "
-    "asked-for check that failed."
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 an error of dirtylog or the system, 2 a request that does not fit, 3 a "
+    "trace or recording that is missing or corrupt, 4 a trace of an unknown version, 5 an "
+    "asked-for check that failed, 130 stopped by Ctrl-C."
 )
+
+
 def _top(
     _asked: Annotated[
         bool,
@@ -121,7 +119,7 @@ def _top(
         ),
     ] = False,
 ) -> None:
-    """Replay live-migration strategies over traces of dirty pages and free lists."""
+    pass
 
 
 def main() -> NoReturn:
@@ -130,7 +128,7 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no error
             stream.reconfigure(errors="replace")
     # So that what was begun beside an output is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_by_signals()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -148,7 +146,7 @@ def run(arguments: Sequence[str]) -> int:
     The only place where errors end: each becomes one line on stderr.
     """
     try:
-        command = typer.main.get_command(app)
+        command = typer.main.get_command(command_line(arguments))
         code = command.main(list(arguments), prog_name="dirtylog", standalone_mode=False)
     except KeyboardInterrupt:
         return 130

@@ -12,6 +12,7 @@ import typer
 from analyses.commands import units
 from analyses.commands.qemu_options import (
     DeviceState,
+    GuestLoad,
     LineRate,
     Qemu,
     StopTime,
@@ -65,17 +66,7 @@ def accuracy(
     wake_up: WakeUp = None,
     stop_time: StopTime = None,
     device_state: DeviceState = None,
-    guest_load: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PCT",
-            min=1,
-            max=100,
-            show_default="as its recording shows, else 100",
-            help="Share of its vCPUs' time that the guest's work takes; a throttle slows it only "
-            "where less is left.",
-        ),
-    ] = None,
+    guest_load: GuestLoad = None,
     qemu: Qemu = None,
     even_host: Annotated[
         bool,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import StrategyArgument
+from analyses.commands.making import Force
+from analyses.commands.options import AsJson, StrategyArgument
 
 
 def conform(
@@ -26,10 +27,8 @@ def conform(
             "it.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object instead.")
-    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try a strategy on random guests and check what every strategy must hold to.
 

@@ -9,6 +9,7 @@ import typer
 
 from analyses.commands.options import (
     Anyway,
+    AsJson,
     OneStrategy,
     OneTrace,
     ReplayOptions,
@@ -31,9 +32,7 @@ def explain(
     ] = None,
     options: ReplayOptions,
     anyway: Anyway = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print it as one JSON object instead; times in ns.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell how a strategy loses pages on a trace: the life of a page, step by step, and the cause.
 

@@ -111,7 +111,7 @@ def _pages(given: Mapping[str, Any], page_size: int, default: int) -> int:
         return pages
     memory = default if given["memory"] is None else units.size(given["memory"], "--memory")
     if memory % page_size:
-        refuse(f"--memory: {memory} bytes are no whole number of pages of {page_size} bytes")
+        refuse(f"--memory: {memory:,} bytes are no whole number of pages of {page_size:,} bytes")
     return memory // page_size
 
 

@@ -11,16 +11,15 @@ import typer
 from analyses.commands.choices import Compression
 from analyses.commands.import_options import (
     Blocks,
-    Compressed,
-    Force,
     FrameSlots,
-    Output,
+    Migration,
     PageSize,
     Slots,
     Text,
     run_import,
     signed_duration,
 )
+from analyses.commands.making import Compressed, Force, Output
 from analyses.commands.units import duration
 
 
@@ -188,14 +187,7 @@ def import_simpletrace(
             help="Samples of the guest's free list with the host's times; needs --start.",
         ),
     ] = None,
-    migration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default="none",
-            help="The answers of query-migrate and the migration's parameters.",
-        ),
-    ] = None,
+    migration: Migration = None,
     start: Annotated[
         str | None,
         typer.Option(

@@ -10,17 +10,15 @@ import typer
 from analyses.commands.choices import Compression, GuestArch, metavar
 from analyses.commands.import_options import (
     Blocks,
-    Compressed,
     EpochTimes,
-    Force,
     FrameSlots,
     Interval,
     NameUnit,
-    Output,
     PageSize,
     run_import,
     time_or_none,
 )
+from analyses.commands.making import Compressed, Force, Output
 from analyses.commands.units import duration
 
 

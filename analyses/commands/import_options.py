@@ -9,28 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands.choices import Compression, metavar
+from analyses.commands.choices import metavar
 from analyses.commands.units import duration
 
 if TYPE_CHECKING:
     from tracer.readers.report import ReadReport
     from tracer.readers.streams import Progress
 
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", metavar="X.trace", help="The trace to make; its name ends in .trace."
-    ),
-]
-Compressed = Annotated[
-    Compression,
-    typer.Option(metavar=metavar(Compression), help="Compression of the trace's files."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing trace.")]
 Text = Annotated[
     Path,
     typer.Argument(
         metavar="FILE", help="The text: plain, gzip or zstd; - is standard input.", allow_dash=True
+    ),
+]
+Migration = Annotated[
+    Path | None,
+    typer.Option(
+        "--migration",
+        metavar="FILE",
+        show_default="none, or the one in DIR",
+        help="The answers of query-migrate and the migration's parameters.",
     ),
 ]
 Blocks = Annotated[

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from analyses.commands.choices import Compression
-from analyses.commands.import_options import Compressed, Force, Output, Slots
+from analyses.commands.import_options import Migration, Slots
+from analyses.commands.making import Compressed, Force, Output
 
 
 def import_qemu(
@@ -38,14 +39,7 @@ def import_qemu(
             help="Samples of the guest's free list: plain, gzip or zstd.",
         ),
     ] = None,
-    migration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default="the one in DIR",
-            help="The answers of query-migrate and the migration's parameters.",
-        ),
-    ] = None,
+    migration: Migration = None,
     slots: Slots = None,
     compression: Compressed = Compression.zstd,
     force: Force = False,

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
-import typer
-
-from analyses.commands.options import OneTrace
+from analyses.commands.options import AsJson, OneTrace
 
 
 def info(
     trace: OneTrace,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print it as one JSON object instead; times in ns."),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a trace and show what it holds.
 

@@ -43,6 +43,10 @@ HintClearsLog = Annotated[
         "(QEMU 6.1 and later).",
     ),
 ]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as one JSON object instead; times in ns."),
+]
 Anyway = Annotated[
     bool,
     typer.Option("--anyway", help="Replay even a trace that was recorded with hinting on."),

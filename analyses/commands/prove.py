@@ -11,7 +11,8 @@ import typer
 
 from analyses.commands import units
 from analyses.commands.choices import GuestHold, LogMode, RequestAxis, metavar
-from analyses.commands.options import HintClearsLog, StrategyArgument
+from analyses.commands.making import Force
+from analyses.commands.options import AsJson, HintClearsLog, StrategyArgument
 
 #: A repair whose proof takes more memory (bytes) is left to `dirtylog repair`.
 _REPAIR_MEMORY = 40_000_000
@@ -78,7 +79,7 @@ def prove(
             help="Write the counterexample as a trace, and show the command that replays it.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
+    force: Force = False,
     offer_repairs: Annotated[
         bool,
         typer.Option(
@@ -86,9 +87,7 @@ def prove(
             help="After a refutation search for the nearest strategies that are proved.",
         ),
     ] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object instead.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search every interleaving of guest, reports and host for a lost write.
 

@@ -62,6 +62,17 @@ Qemu = Annotated[
         "nothing changed that matters here.",
     ),
 ]
+GuestLoad = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PCT",
+        min=1,
+        max=100,
+        show_default="100; of accuracy: as its recording shows, else 100",
+        help="Share of its vCPUs' time that the guest's work takes; what holds it back, or did so "
+        "while it was recorded, slows it only where less is left.",
+    ),
+]
 #: Options that only profile qemu heeds, and those of them that need another one of them.
 _QEMU = (
     "qemu",
@@ -70,6 +81,7 @@ _QEMU = (
     "wake_up",
     "stop_time",
     "device_state",
+    "avail_switchover_bandwidth",
     "auto_converge",
     "dirty_limit",
 )
@@ -141,13 +153,14 @@ class QemuOptions:
     wake_up: WakeUp = None
     stop_time: StopTime = None
     device_state: DeviceState = None
-    qemu: Annotated[
+    qemu: Qemu = None
+    avail_switchover_bandwidth: Annotated[
         str | None,
         typer.Option(
-            metavar="VERSION",
-            show_default="7.2",
-            help="Profile qemu: whose migration loop, such as 7.2, 8.2, 9.2, 10.1 or 11.1; in "
-            "between nothing changed that matters here.",
+            metavar="RATE",
+            show_default="as measured",
+            help="Profile qemu: by which bandwidth to tell whether what is pending fits into the "
+            "downtime limit; --qemu 8.2 and later.",
         ),
     ] = None
     auto_converge: Annotated[
@@ -188,7 +201,7 @@ class QemuOptions:
             metavar="RATE",
             show_default="none",
             help="Profile qemu: hold each vCPU's dirty rate under this, in whole MiB/s, once the "
-            "guest is ahead.",
+            "guest is ahead (QEMU 8.1 and later).",
         ),
     ] = None
     vcpus: Annotated[
@@ -206,17 +219,7 @@ class QemuOptions:
             help="Size of each vCPU's dirty ring, for --dirty-limit.",
         ),
     ] = None
-    guest_load: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PCT",
-            min=1,
-            max=100,
-            show_default="100",
-            help="Share of its vCPUs' time that the guest's work takes; what holds it back slows "
-            "it only where less is left.",
-        ),
-    ] = None
+    guest_load: GuestLoad = None
 
     def check_together(self, profile: Profile) -> None:
         """Refuse what would have no effect."""
@@ -253,7 +256,12 @@ class QemuOptions:
                 )
             sizes = given(trigger=self.throttle_trigger, vcpus=self.vcpus, ring=self.dirty_ring)
             limit = DirtyLimit(rate, **sizes)
+        switchover = {}
+        if self.avail_switchover_bandwidth is not None:
+            rate = units.bandwidth(self.avail_switchover_bandwidth, "--avail-switchover-bandwidth")
+            switchover["switchover_bandwidth"] = rate
         return {
+            **switchover,
             "auto_converge": converge,
             "dirty_limit": limit,
             **({} if self.qemu is None else {"qemu": qemu_version(self.qemu)}),

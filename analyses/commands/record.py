@@ -16,19 +16,12 @@ from analyses.commands import units
 if TYPE_CHECKING:
     from tracer.recorders.session import Recorded, Wanted
 
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", metavar="X.trace", help="The trace to make; its name ends in .trace."
-    ),
-]
 Duration = Annotated[
     str | None,
     typer.Option(
         metavar="TIME", show_default="until Ctrl-C", help="How long to record: ns, us, ms, s, min."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing trace.")]
 
 
 def make(

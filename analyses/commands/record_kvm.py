@@ -8,7 +8,8 @@ import typer
 
 from analyses.commands import units
 from analyses.commands.choices import KvmDemo, KvmLog, metavar
-from analyses.commands.record import Duration, Force, Output, make
+from analyses.commands.making import Force, Output
+from analyses.commands.record import Duration, make
 
 
 def record_kvm(

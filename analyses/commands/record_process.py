@@ -9,7 +9,8 @@ import typer
 
 from analyses.commands import units
 from analyses.commands.choices import ProcessMethod, metavar
-from analyses.commands.record import Duration, Force, Output, make
+from analyses.commands.making import Force, Output
+from analyses.commands.record import Duration, make
 
 if TYPE_CHECKING:
     from tracer.recorders.mappings import Region

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from analyses.commands import units
-from analyses.commands.record import Duration, Force, Output, make
+from analyses.commands.making import Force, Output
+from analyses.commands.record import Duration, make
 
 
 def record_qemu(
@@ -40,20 +41,23 @@ def record_qemu(
         ),
     ] = None,
     quantum: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="TIME", help="With --launch: a page's stores within so long are one row."
+            metavar="TIME",
+            show_default="1ms",
+            help="With --launch: a page's stores within so long are one row.",
         ),
-    ] = "1ms",
+    ] = None,
     round_time: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--round",
             metavar="TIME",
+            show_default="1s",
             help="With --qmp: one epoch, in whole seconds up to 60; between two rounds nothing is "
             "logged for some ms.",
         ),
-    ] = "1s",
+    ] = None,
     qemu_log: Annotated[
         Path | None,
         typer.Option(
@@ -81,7 +85,9 @@ def record_qemu(
     if qmp is not None:
         if command:
             raise UsageError("--qmp records a QEMU that runs; leave its command line out")
-        round_ns = units.duration(round_time, "--round")
+        if quantum is not None:
+            raise UsageError("--quantum has no effect with --qmp, where --round says how long")
+        round_ns = units.duration(round_time or "1s", "--round")
         make(
             lambda wanted: record_attached(wanted, qmp, round_ns=round_ns, log=qemu_log),
             output,
@@ -89,10 +95,12 @@ def record_qemu(
             force,
         )
         return
+    for option, given in (("--round", round_time), ("--qemu-log", qemu_log)):
+        if given is not None:
+            raise UsageError(f"{option} has no effect with --launch; it is for --qmp")
+    quantum_ns = units.duration(quantum or "1ms", "--quantum")
     make(
-        lambda wanted: record_launched(
-            wanted, command or [], quantum_ns=units.duration(quantum, "--quantum")
-        ),
+        lambda wanted: record_launched(wanted, command or [], quantum_ns=quantum_ns),
         output,
         duration,
         force,

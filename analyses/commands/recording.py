@@ -7,17 +7,13 @@ from typing import Annotated
 
 import typer
 
+from analyses.commands.making import Force, Output
 from analyses.commands.units import bandwidth as to_bandwidth
 from analyses.commands.units import duration
 
 
 def record_migration(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="X.trace", help="The trace to make; its name ends in .trace."
-        ),
-    ],
+    output: Output,
     command: Annotated[
         list[str] | None,
         typer.Argument(
@@ -123,7 +119,7 @@ def record_migration(
             help="Where QEMU writes its log, for one that may not write beside the trace.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
+    force: Force = False,
 ) -> None:
     """Migrate a QEMU guest for real, record it, and make a trace of it.
 
@@ -163,7 +159,8 @@ def record_migration(
     try:
         with Ticker() as ticker:
             ending = record(wanted, folder, ticker)
-        remark(told(ending))
+        for text in (told(ending), *ending.left):
+            remark(text)
         with Bar() as bar:
             report = import_qemu(
                 folder.path,

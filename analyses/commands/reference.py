@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from analyses.commands import app
+from analyses.commands import command_line
 
 #: The page that holds the reference, beside the README.
 PAGE = "COMMANDS.md"
@@ -39,7 +39,7 @@ def listing() -> str:
 
 def _commands() -> Iterator[tuple[str, Any]]:
     """Yield every command with the words that call it."""
-    waiting = [("dirtylog", typer.main.get_command(app))]
+    waiting = [("dirtylog", typer.main.get_command(command_line()))]
     while waiting:
         path, command = waiting.pop(0)
         inner = getattr(command, "commands", None)

@@ -10,6 +10,7 @@ import typer
 from analyses.commands import units
 from analyses.commands.options import (
     Anyway,
+    AsJson,
     OneStrategy,
     OneTrace,
     ReplayOptions,
@@ -35,9 +36,7 @@ def repair(
             metavar="SIZE", help="Leave a change undecided whose proof takes more: MiB, GiB, ..."
         ),
     ] = "1GiB",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print it as one JSON object instead.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the one policy to change that makes a strategy safe, and what that costs on a trace.
 

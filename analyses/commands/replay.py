@@ -68,7 +68,6 @@ def _replay(
 ) -> None:
     from analyses.commands.compiling import compile_kernels  # noqa: PLC0415 - heavy
     from analyses.compare import compare, plan  # noqa: PLC0415
-    from analyses.outputs import replaceable, write_tables  # noqa: PLC0415
     from analyses.render.report import show  # noqa: PLC0415
     from analyses.render.terminal import Bar, Page, emit, remark  # noqa: PLC0415
     from tracer.files import whole_directory  # noqa: PLC0415
@@ -77,6 +76,8 @@ def _replay(
     for text in work.remarks:
         remark(text)
     if output is not None:
+        from analyses.outputs import replaceable, write_tables  # noqa: PLC0415
+
         output = output.resolve()
         replaceable(output)
     compile_kernels()

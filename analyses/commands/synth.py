@@ -17,6 +17,7 @@ from analyses.commands.choices import (
     Resolution,
     metavar,
 )
+from analyses.commands.making import Compressed, Force, Output
 
 _OWN = "each kind's own"
 #: Bytes on disk that are worth a word beforehand.
@@ -33,12 +34,7 @@ _Text = str | None
 
 def synth(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Kind of guest.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="X.trace", help="The trace to make; its name ends in .trace."
-        ),
-    ],
+    output: Output,
     memory: Annotated[
         _Text,
         typer.Option(
@@ -173,11 +169,8 @@ def synth(
             metavar="X.json", show_default="none", help="race: write what was planted, as JSON."
         ),
     ] = None,
-    compression: Annotated[
-        Compression,
-        typer.Option(metavar=metavar(Compression), help="Compression of the trace's files."),
-    ] = Compression.zstd,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing trace.")] = False,
+    compression: Compressed = Compression.zstd,
+    force: Force = False,
 ) -> None:
     """Make the trace of a synthetic guest, of which everything is known.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from analyses.accuracy import EPOCH, JUDGED, Accuracy, Curve, Row
-from analyses.render.grid import Column, grid, labelled
+from analyses.render.grid import Column, grid, labelled, wrap
 from analyses.render.terminal import Page
 from analyses.render.text import all_of, count, duration, plain, size
 from replay.result import Scenario
@@ -30,7 +30,8 @@ def show(found: Sequence[Accuracy], page: Page, tolerance: float | None) -> None
         quantities = dict.fromkeys(row.quantity for row in one.rows)
         whole = [name for name in quantities if not name.startswith(EPOCH)]
         page.lines(_table(one, whole, page, tolerance))
-        page.lines(["", *_picture(one.curves, page)])
+        if picture := list(_picture(one.curves, page)):
+            page.lines(["", *picture])
         for text in one.remarks:
             page.lines(labelled("note", plain(text.removeprefix(f"{one.trace}: ")), page.prose, 7))
         if each := [name for name in quantities if name.startswith(EPOCH)]:
@@ -38,7 +39,8 @@ def show(found: Sequence[Accuracy], page: Page, tolerance: float | None) -> None
 
 
 def _title(one: Accuracy) -> str:
-    return one.trace if one.source == one.trace else f"{one.trace} from {one.source}"
+    title = one.trace if one.source == one.trace else f"{one.trace} from {one.source}"
+    return title if one.other is None else f"{title} as QEMU {one.other} does it"
 
 
 _SUMMARY = (
@@ -157,17 +159,21 @@ def _value(quantity: str, value: int | None) -> str:
 
 def _picture(curves: Sequence[Curve], page: Page) -> Iterator[Text]:
     """Yield one line a curve: how many bytes remain, from left to right on one scale of time."""
-    if not curves:
+    most = max((value for curve in curves for _, value in curve.points), default=0)
+    if not most:
         return
     end = _axis_end(curves)
-    most = max((value for curve in curves for _, value in curve.points), default=0)
     label = max(len(curve.name) for curve in curves) + 2
     width = max(min(page.width - label - 3, _WIDEST), 10)
     steps = _STEPS if page.blocks else _ASCII_STEPS
     beyond = "\u2192" if page.blocks else ">"
     going_on = any(curve.points[-1][0] > end for curve in curves)
     said = f"remaining, up to {size(most)}, over {duration(end)}"
-    yield Text(said + (f" ({beyond} goes on)" if going_on else ""), style="dim")
+    said += f" ({beyond} goes on)" if going_on else ""
+    if polled := next((curve.polled_ns for curve in curves if curve.polled_ns), None):
+        said += f"; real: as QEMU answered every {duration(polled)}, the nearest answer"
+    for line in wrap(said, page.prose):
+        yield Text(line, style="dim")
     for curve in curves:
         marks = "".join(_mark(value, most, steps) for value in _sample(curve, end, width))
         if curve.points[-1][0] > end:
@@ -190,11 +196,15 @@ def _mark(value: int | None, most: int, steps: str) -> str:
 
 
 def _sample(curve: Curve, end: int, width: int) -> Iterator[int | None]:
-    """Yield what remains at each of `width` equal steps of time, None after the curve's end."""
-    at = 0
+    """Yield what remains at each of `width` equal steps of time, None after the curve's end.
+
+    Of a polled curve the nearest answer is taken: the last one before would always be late.
+    """
+    at, last = 0, len(curve.points) - 1
+    early = (curve.polled_ns or 0) // 2
     for column in range(width):
         moment = end * column // max(width - 1, 1)
-        while at + 1 < len(curve.points) and curve.points[at + 1][0] <= moment:
+        while at < last and curve.points[at + 1][0] - early <= moment:
             at += 1
-        over = at + 1 == len(curve.points) and curve.points[at][0] < moment
+        over = at == last and curve.points[at][0] < moment
         yield None if over else curve.points[at][1]

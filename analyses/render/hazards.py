@@ -4,31 +4,48 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from rich.text import Text
 
-from analyses.hazards import Hazards, Interval, State
+from analyses.hazards import Danger, Hazards, Interval, State
 from analyses.render.grid import Column, Row, grid, labelled, wrap
+from analyses.render.report import loop
 from analyses.render.tables import STYLES
 from analyses.render.terminal import Page
-from analyses.render.text import count, duration, moment, pages, plain, rate, setting
+from analyses.render.text import count, duration, moment, pages, percent, plain, rate, setting
 
 _INDENT = 13
 _ROWS = 4
 _MOST_WINDOWS = 12
 #: Eighths of a column's height.
 _STEPS = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+#: A value that was checked among others that were not: block character, ASCII character.
+_DOT = "\u2022", "+"
 
-#: How a column of the strip is drawn: block character, ASCII character, colour, and its meaning.
-_LOOK: dict[State, tuple[str, str, str, str]] = {
+#: What a column of the picture shows: the gravest of what is known of its values, or how it stands
+#: with one of which not every value is known.
+_Sign = Literal[State, "lost-in-part", "no-switchover-in-part"]
+
+#: The sign where not all is known; what is healed or safe is harmless, and unknown outweighs it.
+_IN_PART: dict[_Sign, _Sign] = {
+    "lost": "lost-in-part",
+    "no-switchover": "no-switchover-in-part",
+}
+
+#: How it is drawn: block character, ASCII character, colour, and its meaning.
+_LOOK: dict[_Sign, tuple[str, str, str, str]] = {
     "lost": ("\u2588", "#", "red", "pages lost"),
-    "healed": ("\u2592", "h", "yellow", "lost for a while, healed before the switchover"),
+    "lost-in-part": ("\u2592", "+", "red", "pages lost where checked, the rest unknown"),
+    "healed": ("\u2591", "h", "yellow", "lost for a while, healed before the switchover"),
     "no-switchover": ("\u00d7", "x", "magenta", "no switchover"),
-    "unknown": ("?", "?", "dim", "safe where checked, not checked everywhere"),
+    "no-switchover-in-part": ("/", "/", "magenta", "no switchover where checked, the rest unknown"),
+    "unknown": ("?", "?", "dim", "unknown, but for values checked that lose none"),
     "safe": ("\u00b7", ".", "green", "safe"),
 }
-#: What a column shows of all that lies in it, the first that there is.
-_GRAVEST: tuple[State, ...] = ("lost", "healed", "no-switchover", "unknown", "safe")
+#: Of values that are all known the first that there is.
+_GRAVEST: tuple[State, ...] = ("lost", "no-switchover", "healed", "unknown", "safe")
 
 
 _RECORDED = (
@@ -48,7 +65,7 @@ def show(found: Hazards, page: Page) -> None:
     page.lines(labelled(Text(word, style=style), said, page.prose, _INDENT))
     for label, said in _provisos(found):
         page.lines(labelled(label, said, page.prose, _INDENT))
-    if any(one.state != "safe" for one in found.intervals):
+    if found.hi > found.lo and any(one.state != "safe" for one in found.intervals):
         page.lines(["", *_picture(found, page)])
     if found.dangers:
         page.lines(["", *_table(found)])
@@ -80,8 +97,8 @@ def _facts(found: Hazards) -> Iterator[tuple[str, str]]:
     request = found.strategy.request
     asked = "" if request is None else f", asked {request.name}"
     name, hold = plain(found.strategy.name), parameters.hold(found.strategy)
-    loop = f"profile {parameters.profile}, log mode {parameters.log_mode}"
-    yield "strategy", f"{name}{asked}, guest hold {hold}, {loop}"
+    told = f"{loop(parameters, found.trace.meta)}, log mode {parameters.log_mode}"
+    yield "strategy", f"{name}{asked}, guest hold {hold}, {told}"
     what = found.varied.replace("-", " ")
     yield "varied", f"{what} from {value(found, found.lo)} up to {value(found, found.hi)}"
     delays = {
@@ -99,15 +116,18 @@ def _answer(found: Hazards) -> tuple[str, str]:
         assert found.smallest is not None
         windows = len(found.dangers)
         where = "1 window" if windows == 1 else f"{count(windows)} windows"
+        where = where if found.complete else f"at least {where}"
         least = "the smallest" if found.smallest_open is None else "the smallest known"
         first = f"{value(found, found.smallest)} ({_exact(found, found.smallest)})"
         said = f"in {where}; {least} unsafe {what} is {first}"
         return "unsafe", f"{said}; {pages(found.worst)} lost at worst"
-    if found.complete:
-        if any(one.state == "no-switchover" for one in found.intervals):
-            return "none lost", f"no {what} in the range loses a page, or there is no switchover"
-        return "safe", f"no {what} in the range loses a page on this trace"
-    return "none found", f"no {what} that was checked loses a page"
+    endless = any(one.state == "no-switchover" for one in found.intervals)
+    but = ", or there is no switchover" if endless else ""
+    if not found.complete:
+        return "none found", f"no {what} that was checked loses a page{but}"
+    if endless:
+        return "none lost", f"no {what} in the range loses a page{but}"
+    return "safe", f"no {what} in the range loses a page on this trace"
 
 
 def _exact(found: Hazards, number: int) -> str:
@@ -119,7 +139,8 @@ def _provisos(found: Hazards) -> Iterator[tuple[str, str]]:
     replays = "1 replay" if found.replays == 1 else f"{count(found.replays)} replays"
     how = f"every {unit} of the range is settled ({replays})"
     if not found.complete:
-        how = f"in part: {replays} were made, and what lies between values checked is unknown"
+        share = percent(found.settled, found.hi - found.lo + 1)
+        how = f"in part: {replays} settle {share} of the range, and the rest is unknown"
         if found.by_handling:
             how = (
                 "the delays at which a handling can lose a page at all, exactly; what becomes of "
@@ -145,12 +166,12 @@ def _picture(found: Hazards, page: Page) -> Iterator[Text]:
     if found.worst > 1:
         yield from _curve(columns, found.worst, margin, page)
     strip = Text(" " * (margin + 1))
-    for state, _ in columns:
-        look = _LOOK[state]
+    for column in columns:
+        look = _LOOK[column.sign]
         strip.append(look[0 if page.blocks else 1], style=look[2])
     yield strip
     yield Text(" " * (margin + 1) + _axis(found, lo, hi, width), style="dim")
-    yield from _legend({state for state, _ in columns}, page)
+    yield from _legend({column.sign for column in columns}, page)
     if hi < found.hi:
         yield Text(f"From {value(found, hi)} on nothing is lost in the range.", style="dim")
 
@@ -161,32 +182,41 @@ def _interest(found: Hazards) -> tuple[int, int]:
     return found.lo, min(found.hi, last + (last - found.lo) // 8 + 1)
 
 
-def _columns(
-    intervals: Sequence[Interval], lo: int, hi: int, width: int
-) -> list[tuple[State, int]]:
-    """Return for each column its gravest state and the most pages lost in it."""
+@dataclass(frozen=True)
+class _Drawn:
+    """A column of the picture: its sign, and the most pages lost at a value known."""
+
+    sign: _Sign
+    lost: int
+
+
+def _columns(intervals: Sequence[Interval], lo: int, hi: int, width: int) -> list[_Drawn]:
+    """Return the columns; one shows as whole only what is known of all its values."""
     lows, highs = [one.lo for one in intervals], [one.hi for one in intervals]
-    columns: list[tuple[State, int]] = []
+    columns: list[_Drawn] = []
     for i in range(width):
         first = lo + (hi - lo + 1) * i // width
         last = lo + (hi - lo + 1) * (i + 1) // width - 1
         inside = intervals[bisect_left(highs, first) : bisect_right(lows, last)]
         states = {one.state for one in inside}
-        state = next(state for state in _GRAVEST if state in states)
-        columns.append((state, max(one.lost or 0 for one in inside)))
+        sign: _Sign = next(state for state in _GRAVEST if state in states)
+        if "unknown" in states:
+            sign = _IN_PART.get(sign, "unknown")
+        columns.append(_Drawn(sign, max(one.lost or 0 for one in inside)))
     return columns
 
 
-def _curve(
-    columns: Sequence[tuple[State, int]], worst: int, margin: int, page: Page
-) -> Iterator[Text]:
+def _curve(columns: Sequence[_Drawn], worst: int, margin: int, page: Page) -> Iterator[Text]:
+    """Yield the lines of the curve: bars where all is known, else a dot at the most known."""
     for row in reversed(range(_ROWS)):
         label = count(worst) if row == _ROWS - 1 else ""
         line = Text(label.rjust(margin) + " ", style="dim")
-        for _, lost in columns:
-            eighths = -(-lost * 8 * _ROWS // worst) - 8 * row
+        for column in columns:
+            eighths = -(-column.lost * 8 * _ROWS // worst) - 8 * row
             step = min(max(eighths, 0), 8)
             sign = _STEPS[step] if page.blocks else "#" if step else " "
+            if column.sign == "lost-in-part":
+                sign = _DOT[not page.blocks] if 0 < eighths <= 8 else " "
             line.append(sign, style=_LOOK["lost"][2])
         yield line
 
@@ -205,12 +235,11 @@ def _axis(found: Hazards, lo: int, hi: int, width: int) -> str:
     return "".join(line)
 
 
-def _legend(states: set[State], page: Page) -> Iterator[Text]:
+def _legend(signs: set[_Sign], page: Page) -> Iterator[Text]:
     line = Text()
-    for state in _GRAVEST:
-        if state not in states:
+    for sign, look in _LOOK.items():
+        if sign not in signs:
             continue
-        look = _LOOK[state]
         entry = Text(look[0 if page.blocks else 1], style=look[2]).append(
             f" {look[3]}", style="default"
         )
@@ -219,6 +248,11 @@ def _legend(states: set[State], page: Page) -> Iterator[Text]:
             line = Text()
         line = Text("   ").join([line, entry]) if line else entry
     yield line
+
+
+def _known(danger: Danger) -> str:
+    """Say how much of a window is known to lose pages."""
+    return "everywhere" if danger.whole else f"{percent(danger.settled, danger.values)} of it"
 
 
 def _table(found: Hazards) -> Iterator[Text]:
@@ -234,7 +268,7 @@ def _table(found: Hazards) -> Iterator[Text]:
             count(danger.lo),
             count(danger.hi),
             Text(count(danger.lost), style=STYLES["unsafe"]),
-            "everywhere" if danger.whole else "where checked",
+            _known(danger),
         ]
         for danger in found.dangers[:_MOST_WINDOWS]
     ]

@@ -9,6 +9,11 @@ from replay.parameters import Parameters
 from replay.strategies import Strategy
 from replay.throttle import AutoConverge
 
+_RATES = {
+    "bandwidth": "--bandwidth",
+    "line_rate": "--line-rate",
+    "switchover_bandwidth": "--avail-switchover-bandwidth",
+}
 _TIMES = {
     "request_delay_ns": "--request-delay",
     "report_delay_ns": "--report-delay",
@@ -39,7 +44,7 @@ def replay_command(path: str, strategy: Strategy, parameters: Parameters) -> str
     """Return `dirtylog replay` with what in `parameters` is not the default."""
     given, default = vars(parameters), vars(Parameters())
     words = ["dirtylog", "replay", path, "-s", strategy.argument]
-    for name, option in (("bandwidth", "--bandwidth"), ("line_rate", "--line-rate")):
+    for name, option in _RATES.items():
         if given[name] != default[name]:
             words += [option, f"{given[name]}B/s"]
     if given["device_bytes"] != default["device_bytes"]:

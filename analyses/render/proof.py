@@ -42,7 +42,8 @@ def command(proof: Proof, enactment: Enactment, path: str) -> str:
 
 def _searched(proof: Proof) -> str:
     guests = "a guest of 1 page" if proof.pages == 1 else f"guests of 1 to {proof.pages} pages"
-    said = f"{guests}, up to {proof.bounds.reports} reports outstanding"
+    reports = proof.bounds.reports
+    said = f"{guests}, up to {reports} report{'s'[: reports != 1]} outstanding"
     if proof.bounds.steps is not None:
         said += f", up to {_steps(proof.bounds.steps)}"
     return said + (": every order of steps" if proof.complete and not proof.course else "")

@@ -9,9 +9,10 @@ from rich.text import Text
 from analyses.interleavings import Setting
 from analyses.price import Price
 from analyses.render.grid import Column, Row, Span, grid, labelled, wrap
+from analyses.render.report import meaning
 from analyses.render.tables import STYLES, no_switchover
 from analyses.render.terminal import Page
-from analyses.render.text import change, count, duration, plain, size
+from analyses.render.text import all_of, change, count, duration, plain, size
 from analyses.repair import Change, Repair, Repairs
 
 _INDENT = 13
@@ -69,6 +70,10 @@ def show(
         page.lines(labelled("repairs", _said(found), page.prose, _INDENT))
     page.lines(["", *_table(spent, page)])
     page.lines(Text(line, style="dim") for line in wrap(_legend(spent, page), page.prose))
+    if notes := list(_notes(spent)):
+        page.lines([""])
+        for note in notes:
+            page.lines(labelled("-", note, page.prose, 4))
 
 
 def _setting(setting: Setting) -> str:
@@ -111,9 +116,10 @@ def _table(spent: Sequence[Price], page: Page) -> Iterator[Text]:
     rows: list[Row] = []
     for price in spent:
         result = price.result
-        first = result.strategy == baseline.strategy and price is spent[0]
+        first = price is spent[0]
         name = Text(_name(price, first=first), style="" if price.repair else "dim")
-        row: list[Text | str | Span] = [name, Text(result.verdict, style=STYLES[result.verdict])]
+        verdict = price.finding.verdict
+        row: list[Text | str | Span] = [name, Text(verdict, style=STYLES[verdict])]
         if not result.completed:
             said = no_switchover(result, price.at_end)
             rows.append([*row, Span(Text(said, style="italic"))])
@@ -143,8 +149,33 @@ def _name(price: Price, *, first: bool) -> str:
     return "precopy" if first else "as it is"
 
 
+def _notes(spent: Sequence[Price]) -> Iterator[str]:
+    """Yield what a verdict rests on where no figure of its row says so, and who stands still."""
+    meant: dict[str, list[str]] = {}
+    still: dict[int, list[str]] = {}
+    for price in spent:
+        name, one = _name(price, first=price is spent[0]), price.finding
+        if one.verdict == "possible" or (one.verdict == "unknown" and one.ended):
+            meant.setdefault(meaning(one, exact=False), []).append(name)
+        if price.result.vcpu_stopped_ns:
+            still.setdefault(price.result.vcpu_stopped_ns, []).append(name)
+    for text, names in meant.items():
+        yield f"{'all' if len(names) == len(spent) > 2 else ', '.join(names)}: {text}"
+    for stopped_ns, names in still.items():
+        yield (
+            f"{', '.join(names)}: the guest stands still for {duration(stopped_ns)} before the "
+            "switchover begins, which no downtime counts"
+        )
+
+
 def _legend(spent: Sequence[Price], page: Page) -> str:
-    said = "here: the verdict on this trace. vs.: against the strategy as it is."
+    said = "here: the verdict on this trace"
+    names = spent[0].finding.scenarios
+    if len(names) > 1:
+        said += f", the gravest of scenarios {all_of(names)}; what follows is of {names[0]}"
+    elif names != ("exact",):
+        said += f" in scenario {names[0]}"
+    said += ". vs.: against the strategy as it is."
     if page.width < _WIDE:
         said += " --json and 110 columns show bytes, states and the difference to precopy."
     if any(c.axis == "hold" for price in spent if price.repair for c in price.repair.changes):

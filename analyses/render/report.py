@@ -33,6 +33,7 @@ from analyses.safety import (
 from replay.parameters import Parameters
 from replay.result import UnsafeRow
 from replay.strategies import Strategy
+from tracer.format import Meta
 from tracer.trace import Trace
 
 _INDENT = 13
@@ -87,21 +88,30 @@ def settings(
         recorded += f", times in steps of {setting(meta.quantum_ns)}"
     yield "guest", guest
     yield "recording", recorded
-    yield "migration", _migration(parameters)
+    yield "migration", _migration(parameters, meta)
     if any(strategy.hints for strategy in strategies):
         yield "hints", _hints(parameters, strategies)
 
 
-def _migration(parameters: Parameters) -> str:
+def _migration(parameters: Parameters, meta: Meta) -> str:
+    limit = setting(parameters.downtime_limit_ns)
+    if parameters.switchover_bandwidth is not None:
+        limit += f" at {rate(parameters.switchover_bandwidth)}"
     said = (
-        f"{rate(parameters.bandwidth)}, downtime limit {setting(parameters.downtime_limit_ns)}, "
-        f"profile {parameters.profile}, log mode {parameters.log_mode}"
+        f"{rate(parameters.bandwidth)}, downtime limit {limit}, "
+        f"{loop(parameters, meta)}, log mode {parameters.log_mode}"
     )
     if parameters.log_mode == "manual":
         said += f" in chunks of {pages(parameters.clear_chunk)}"
     if parameters.max_rounds is not None:
-        said += f", at most {parameters.max_rounds} rounds"
+        said += f", at most {parameters.max_rounds} round{'s'[: parameters.max_rounds != 1]}"
     return said
+
+
+def loop(parameters: Parameters, meta: Meta) -> str:
+    """Say by which loop a trace is replayed, and of profile qemu whose that is."""
+    whose = f" of {parameters.loop(meta)}" if parameters.profile == "qemu" else ""
+    return f"profile {parameters.profile}{whose}"
 
 
 def _hints(parameters: Parameters, strategies: Sequence[Strategy]) -> str:
@@ -135,17 +145,17 @@ def _verdicts(comparison: Comparison, found: Sequence[Finding], width: int) -> I
         alike: dict[str, list[Finding]] = {}
         for one in found:
             if one.verdict == verdict:
-                alike.setdefault(_meaning(one, comparison), []).append(one)
-        for meaning, having in alike.items():
+                alike.setdefault(meaning(one, exact=comparison.trace.exact), []).append(one)
+        for meant, having in alike.items():
             yield from labelled(
                 Text(verdict, style=STYLES[verdict]), _names(having), width, _INDENT
             )
-            means = ", ".join(filter(None, (meaning, premise(having, comparison))))
+            means = ", ".join(filter(None, (meant, premise(having, comparison))))
             for line in wrap(means, width, first=_INDENT, others=_INDENT):
                 yield Text(line, style="dim")
 
 
-def _meaning(one: Finding, comparison: Comparison) -> str:
+def meaning(one: Finding, *, exact: bool) -> str:
     """Say what a verdict means; of one that is unknown, what is known of some scenarios."""
     if one.verdict == "unknown" and one.ended:
         does = "do" if len(one.endless) > 1 else "does"
@@ -153,7 +163,7 @@ def _meaning(one: Finding, comparison: Comparison) -> str:
             f"no page is lost in {all_of(one.ended)}; {all_of(one.endless)} {does} not switch "
             "over, so nothing is known there"
         )
-    return (EXACT_MEANING if comparison.trace.exact else MEANING)[one.verdict]
+    return (EXACT_MEANING if exact else MEANING)[one.verdict]
 
 
 def _names(found: Sequence[Finding]) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from analyses.render.grid import Column, Row, grid, labelled
+from analyses.render.grid import Column, Row, grid, labelled, wrap
 from analyses.render.tables import STYLES
 from analyses.render.terminal import Page, remark
 from analyses.render.text import duration, plain
@@ -71,6 +71,8 @@ def _how_far(state: State, seconds: float) -> str:
         parts.append(f"{state.again} tried again")
     if state.failed:
         parts.append(f"{len(state.failed)} failed")
+    if state.trouble:
+        parts.append(state.trouble)
     return ", ".join(parts)
 
 
@@ -113,12 +115,17 @@ def _lines(
         times = [_time(median(tally.total_ns)), _time(median(tally.downtime_ns))]
         rows.append([Text(plain(name), style="bold"), *verdicts, f"{tally.converged:,}", *times])
     yield from grid(columns, rows)
-    yield Text("verdicts: the gravest of a replay's scenarios.", style="dim")
-    yield Text("total, downtime: medians of the migrations that switched over.", style="dim")
+    for line in wrap(_LEGEND, page.prose):
+        yield Text(line, style="dim")
 
 
 def _time(ns: int | None) -> str:
     return "-" if ns is None else duration(ns)
 
 
+_LEGEND = (
+    "verdicts: the gravest of a replay's scenarios. converged, total, downtime: of the recorded "
+    "writes alone (scenario exact or recorded), the times as medians over all traces and "
+    "parameters with a switchover."
+)
 _COLUMNS = ("unsafe", "possible", "safe", "unknown", "converged", "total", "downtime")

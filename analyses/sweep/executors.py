@@ -30,12 +30,16 @@ class Place:
     """Where tasks are done.
 
     room: how many jobs are to be under way. tries: how often one that takes its process down is
-    begun; a cluster begins it again by itself.
+    begun; a cluster begins it again by itself. blames_others: a job is told to have died also
+    where another took down the process that it was to run in, so that only one that is under way
+    alone is known to be at fault. trouble: why nothing gets on at the moment, or "".
     """
 
     executor: Executor
     room: Callable[[], int]
+    trouble: Callable[[], str]
     tries: int
+    blames_others: bool
     where: str
 
 
@@ -123,7 +127,9 @@ def processes(workers: int) -> Iterator[Place]:
     lanes = Lanes(workers)
     done = False
     try:
-        yield Place(lanes, lambda: workers, 3, f"{workers} processes of this machine")
+        yield Place(
+            lanes, lambda: workers, lambda: "", 3, False, f"{workers} processes of this machine"
+        )
         done = True
     finally:
         lanes.shutdown(wait=done)
@@ -148,17 +154,23 @@ def cluster(address: str) -> Iterator[Place]:
         client = Client(address, set_as_default=False, timeout=_PATIENCE)
     except (OSError, ValueError) as error:
         raise UsageError(f"--scheduler {address}: no scheduler answers there ({error})") from None
-    looked, threads = 0.0, 1
+    looked, known = 0.0, 1
+
+    def threads() -> int:
+        nonlocal looked, known
+        if time.monotonic() - looked > _GLANCE:
+            looked, known = time.monotonic(), sum(client.nthreads().values())
+        return known
 
     def room() -> int:
-        nonlocal looked, threads
-        if time.monotonic() - looked > _GLANCE:
-            looked, threads = time.monotonic(), sum(client.nthreads().values())
-        return max(2, 2 * threads)
+        return max(2, 2 * threads())
+
+    def trouble() -> str:
+        return "" if threads() else "the cluster has no workers"
 
     with client:
         executor = client.get_executor(pure=False)
         try:
-            yield Place(executor, room, 1, f"the cluster at {address}")
+            yield Place(executor, room, trouble, 2, True, f"the cluster at {address}")
         finally:
             executor.shutdown(wait=False)

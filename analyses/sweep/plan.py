@@ -89,7 +89,18 @@ def plan(
     own = {name: _own_code(name) for name in {s.argument for _, all_of in axes for s in all_of}}
     tasks: list[Task] = []
     for one in headers.values():
-        fitting = [(p, s) for p, all_of in axes for s in all_of if one.has_freelist or not s.hints]
+        asked = [
+            (p.resolved(one.meta), s)
+            for p, all_of in axes
+            for s in all_of
+            if one.has_freelist or not s.hints
+        ]
+        fitting = dict.fromkeys(asked)
+        if len(fitting) < len(asked):
+            remarks.append(
+                f"{one.shown}: what is left to the trace to say comes to what is named as well; "
+                "replayed once"
+            )
         lacking = next((s for _, all_of in axes for s in all_of if s.hints), None)
         if lacking and not one.has_freelist:
             if names:

@@ -132,10 +132,11 @@ def folder(path: Path) -> Iterator[Folder]:
 
 def columns(parameters: Parameters) -> Row:
     """Return the parameters as columns; what has parts of its own becomes JSON text."""
-    return {
+    found = {
         name: json.dumps(value) if isinstance(value, dict | list | tuple) else value
         for name, value in asdict(parameters).items()
     }
+    return {**found, "qemu": None if parameters.qemu is None else str(parameters.qemu)}
 
 
 def _place(task: Task) -> Row:

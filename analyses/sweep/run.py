@@ -26,13 +26,17 @@ Watch = Callable[["State"], None]
 
 @dataclass
 class State:
-    """How far a sweep is. before: tasks that were done when it began. failed: key to reason."""
+    """How far a sweep is.
+
+    before: tasks that were done when it began. failed: key to reason. trouble: see `Place`.
+    """
 
     total: int
     before: int = 0
     done: int = 0
     again: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    trouble: str = ""
 
     @property
     def settled(self) -> int:
@@ -50,10 +54,10 @@ def sweep(plan: Plan, place: Place, folder: Folder, cache: Cache, watch: Watch) 
     queue = _Queue([task for task in plan.tasks if task.key not in known])
     state.before = state.total - len(queue)
     watch(state)
-    tries: Counter[str] = Counter()
+    tries: Counter[tuple[str, bool]] = Counter()  # of a task, by whether its process died
     running: dict[Future[list[Outcome]], Job] = {}
     while queue or running:
-        while queue and len(running) < (room := place.room()):
+        while queue and len(running) < (room := 1 if queue.suspects_only else place.room()):
             job = queue.next(room)
             running[place.executor.submit(work, job, code_version(), cache)] = job
         ended, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
@@ -61,36 +65,48 @@ def sweep(plan: Plan, place: Place, folder: Folder, cache: Cache, watch: Watch) 
             job = running.pop(future)
             tasks = {task.key: task for task in job}
             outcomes = _outcomes(future, job, place)
+            died = _died(future)
+            suspect = died and place.blames_others
             if outcomes is None:  # one of them took the others along
-                queue.put_one_by_one(job)
+                queue.put_one_by_one(job, suspect=suspect)
                 state.again += 1
                 continue
             folder.keep(job[0].trace, outcomes)
-            limit = place.tries if _died(future) else _TRIES
+            limit = place.tries if died else _TRIES
             for outcome in outcomes:
-                tries[outcome.key] += 1
+                tries[outcome.key, died] += 1
                 if outcome.problem is None:
                     state.done += 1
-                elif outcome.again and tries[outcome.key] < limit:
-                    queue.put_one_by_one([tasks[outcome.key]])
+                elif outcome.again and tries[outcome.key, died] < limit:
+                    queue.put_one_by_one([tasks[outcome.key]], suspect=suspect)
                     state.again += 1
                 else:
-                    state.failed[outcome.key] = _reason(outcome, tries[outcome.key])
+                    state.failed[outcome.key] = _reason(outcome, tries[outcome.key, died])
+        state.trouble = place.trouble() if queue or running else ""
         watch(state)
     return state
 
 
 class _Queue:
-    """The open tasks: in the plan's order, but what is tried again comes last, and alone."""
+    """The open tasks: in the plan's order, but what is tried again comes last, and one by one.
+
+    Suspects, which may have taken down their process or another's, come after all others.
+    """
 
     def __init__(self, tasks: Sequence[Task]):
         self._groups: deque[Job] = deque(_by_axes(tasks))
         self._traces = len({task.trace.digest for task in tasks})
-        self._alone: deque[Job] = deque()
+        self._again: deque[Job] = deque()
+        self._suspects: deque[Job] = deque()
         self._length = len(tasks)
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def suspects_only(self) -> bool:
+        """Whether nothing is open but what must be under way alone."""
+        return len(self._suspects) == self._length > 0
 
     def next(self, room: int) -> Job:
         """Take a trace's tasks, its strategies with one set of parameters, or a single task.
@@ -99,7 +115,7 @@ class _Queue:
         can be, and no process idles for long in the end.
         """
         if not self._groups:
-            job = self._alone.popleft()
+            job = (self._again or self._suspects).popleft()
         elif len(self._groups) >= 2 * room:
             job = self._groups.popleft()
             if self._traces >= 2 * room:
@@ -115,8 +131,8 @@ class _Queue:
         self._length -= len(job)
         return job
 
-    def put_one_by_one(self, job: Sequence[Task]) -> None:
-        self._alone.extend((task,) for task in job)
+    def put_one_by_one(self, job: Sequence[Task], *, suspect: bool) -> None:
+        (self._suspects if suspect else self._again).extend((task,) for task in job)
         self._length += len(job)
 
 

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analyses.load import as_worked
 from analyses.sweep.plan import Task, code_version
+from replay.parameters import Parameters
 from replay.replay import replay
 from replay.result import Result
 from replay.rewrites import Rewrites
@@ -32,11 +34,20 @@ class Outcome:
 
 @dataclass
 class _Open:
-    """A trace that is open and checked, and what was drawn from it, by seed."""
+    """A trace that is open and checked.
+
+    worked: the same as guests of other loads worked, with what was drawn from it by seed; by load.
+    """
 
     digest: str
     trace: Trace
-    drawn: dict[int, Rewrites]
+    worked: dict[int, tuple[Trace, dict[int, Rewrites]]]
+
+    def as_worked(self, parameters: Parameters) -> tuple[Trace, dict[int, Rewrites]]:
+        """Return the trace as it is replayed, and what was drawn from it before."""
+        if parameters.guest_load not in self.worked:
+            self.worked[parameters.guest_load] = as_worked(self.trace, parameters), {}
+        return self.worked[parameters.guest_load]
 
 
 #: The last trace of each thread: its tasks come one after the other.
@@ -63,8 +74,9 @@ def work(tasks: Sequence[Task], version: str, cache: Cache) -> list[Outcome]:
 def _done(task: Task, opened: _Open) -> Outcome:
     try:
         one = strategy(task.strategy)
-        readings = Readings(opened.trace, task.parameters, opened.drawn)
-        replays = replay(opened.trace, one, task.parameters, readings=readings)
+        trace, drawn = opened.as_worked(task.parameters)
+        readings = Readings(trace, task.parameters, drawn)
+        replays = replay(trace, one, task.parameters, readings=readings)
     except Exception as error:
         return _failed(task, error)
     return Outcome(task.key, tuple(found.result for found in replays))

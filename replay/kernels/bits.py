@@ -79,7 +79,11 @@ def set_and_clear(_context: Any, rows: Any, row: Any, mask: Any, sets: Any, clea
 
 @intrinsic  # type: ignore[untyped-decorator]
 def fetch_ahead(_context: Any, words: Any, word: Any) -> Any:
-    """Ask the memory for `words[word]`, which will be written soon. No bounds check."""
+    """Ask the memory for `words[word]`, which will be needed soon. No bounds check.
+
+    It comes into the second cache: the first has room for fewer such requests at a time than
+    memory can answer.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -88,7 +92,7 @@ def fetch_ahead(_context: Any, words: Any, word: Any) -> Any:
         ask = builder.module.declare_intrinsic(
             "llvm.prefetch", [where], ir.FunctionType(ir.VoidType(), [where, flag, flag, flag])
         )
-        for_writing, keep, data_cache = (ir.Constant(flag, value) for value in (1, 3, 1))
+        for_writing, keep, data_cache = (ir.Constant(flag, value) for value in (0, 2, 1))
         builder.call(ask, [builder.bitcast(first, where), for_writing, keep, data_cache])
         return context.get_dummy_value()
 

@@ -50,20 +50,21 @@ def gather(state, written, hot, burning, first, stop):  # type: ignore[no-untype
     """
     word, words = first >> 6, len(state)
     furthest = min(min(words, word + _FAR), stop >> 6)
-    todo = state[word, PENDING] & within(word, first, min(stop, (word + 1) << 6))
+    todo = state[np.uint64(word), PENDING] & within(word, first, min(stop, (word + 1) << 6))
     number, more, outdated = 0, popcount(todo), 0
     zeros, last, pages, blank = 0, word, todo, _NONE
     while number + more <= LONGEST:
         if more:
             last, pages = word, todo
-            outdated += settle(state, written, word)
-            blank = state[word, ZERO] & ~burnt_of(state, hot, burning, word, todo) & todo
+            at = np.uint64(word)  # as one that cannot be negative it is cheaper to index with
+            outdated += settle(state, written, at)
+            blank = state[at, ZERO] & ~burnt_of(state, hot, burning, at, todo) & todo
             number += more
             zeros += popcount(blank)
         word += 1
         if word >= furthest:
             break
-        todo = state[word, PENDING]
+        todo = state[np.uint64(word), PENDING]
         more = popcount(todo)
     top = highest(pages)
     if blank >> np.uint64(top) & _ONE != _NONE:

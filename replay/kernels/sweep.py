@@ -69,7 +69,7 @@ _SIX = np.uint64(6)
 
 
 @compiled
-def _last_from(firsts, page):  # type: ignore[no-untyped-def]
+def last_from(firsts, page):  # type: ignore[no-untyped-def]
     """Return the last of the ascending `firsts` that is not above `page`, -1 if all are."""
     # NumPy's search, once compiled, takes a tenth of a second to load.
     low, high = 0, len(firsts)
@@ -110,7 +110,7 @@ def clear_chunk(state, written, harvested, first, end):  # type: ignore[no-untyp
 
 @compiled
 def sweep(  # type: ignore[no-untyped-def]
-    state, written, hot, harvested, marks, chunks, cleared, blocks, watch, passed, sent,
+    state, written, moved, hot, harvested, marks, chunks, cleared, blocks, watch, passed, sent,
     ctl, link, until, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
     zt, zp, zc, z_more, epochs, late_epochs,
 ):  # fmt: skip
@@ -122,7 +122,8 @@ def sweep(  # type: ignore[no-untyped-def]
     caller sees to it and calls again.
 
     `written` (words): pages whose writes are put off (see `rows`); what is still there when this
-    comes back has not been settled. `hot` (words, or empty): pages that hidden writes dirty without
+    comes back has not been settled. `moved` (a bit a word, or empty): words that
+    free-list rows change. `hot` (words, or empty): pages that hidden writes dirty without
     pause. `harvested` (words, or empty), `marks` (uint8) and `chunks` (int64, first pages and a
     sentinel): manual log mode.
     `blocks` (int64, (3, blocks)): first pages, pages past the end, and the bytes that name a block
@@ -143,7 +144,7 @@ def sweep(  # type: ignore[no-untyped-def]
     heating = hot[:0] if late_epochs else hot
     burning = len(hot) > 0 and rate != 0
     manual = len(harvested) > 0
-    chunk = max(_last_from(chunks, cursor), 0) if manual else 0
+    chunk = max(last_from(chunks, cursor), 0) if manual else 0
     upcoming_watch = watch[watched] if watched < len(watch) else FOREVER
     size, most, block = ctl[BYTES], ctl[BYTES_LIMIT], ctl[BLOCK]
     copies = ctl[COPIES_LIMIT] - ctl[SENT] - ctl[ZERO_SENT]
@@ -157,7 +158,8 @@ def sweep(  # type: ignore[no-untyped-def]
         if guest >= plain or (d == len(dt) and d_more):
             ctl[DIRTY_ROW] = d
             status, plain = all_rows(
-                state, written, hot, ctl, guest, 0, 0, dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
+                state, written, moved, hot, ctl, guest, 0, 0,
+                dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                 zt, zp, zc, z_more, epochs, late_epochs,
             )  # fmt: skip
             d = ctl[DIRTY_ROW]
@@ -198,7 +200,7 @@ def sweep(  # type: ignore[no-untyped-def]
                 outdated += clear_chunk(state, written, harvested, chunks[chunk], chunks[chunk + 1])
             stop = min(stop, chunks[chunk + 1])
         if page < blocks[0, block] or page >= blocks[1, block]:
-            block = _last_from(blocks[0], page)
+            block = last_from(blocks[0], page)
             size += blocks[2, block]
         stop = min(stop, blocks[1, block])
         # With it those after it, where nothing can come between them.
@@ -226,12 +228,13 @@ def sweep(  # type: ignore[no-untyped-def]
             elif guest >= plain or (d == len(dt) and d_more):
                 ctl[DIRTY_ROW] = d
                 status, plain = all_rows(
-                    state, written, hot, ctl, guest, page, past,
+                    state, written, moved, hot, ctl, guest, page, past,
                     dt, dp, dc, d_more, ft, fp, fc, ff, f_more,
                     zt, zp, zc, z_more, epochs, late_epochs,
                 )  # fmt: skip
                 d, when = ctl[DIRTY_ROW], plain
-                if status not in (DUE, IN_THE_WAY):
+                # Membership of a tuple would take numba a while longer to load.
+                if status != DUE and status != IN_THE_WAY:
                     break
             if status == IN_THE_WAY:
                 plain = -FOREVER
@@ -241,14 +244,15 @@ def sweep(  # type: ignore[no-untyped-def]
                 )
         # The copies.
         is_zero = False
-        for at in range(page >> 6, ((past - 1) >> 6) + 1):
-            todo = state[at, PENDING] & within(at, page, past)
+        for number in range(page >> 6, ((past - 1) >> 6) + 1):
+            at = np.uint64(number)
+            todo = state[at, PENDING] & within(number, page, past)
             if todo == _NONE:
                 continue
             burnt = burnt_of(state, hot, burning, at, todo)
             zero = state[at, ZERO] & ~burnt & todo
             if burnt:
-                outdated += write(state, np.uint64(at), burnt)
+                outdated += write(state, at, burnt)
             line = state[at]
             full = todo & ~zero
             known, unused = full & line[SYNCED], full & ~line[SYNCED] & line[FREE]
@@ -260,12 +264,12 @@ def sweep(  # type: ignore[no-untyped-def]
             line[SYNCED] |= todo
             line[HELD] = (line[HELD] & ~zero) | full
             if burnt:
-                outdated += write(state, np.uint64(at), burnt)
-            number, blank = popcount(full), popcount(zero)
-            sent_pages += number
+                outdated += write(state, at, burnt)
+            count, blank = popcount(full), popcount(zero)
+            sent_pages += count
             zero_pages += blank
-            copies -= number + blank
-            size += number * page_bytes + blank * zero_bytes
+            copies -= count + blank
+            size += count * page_bytes + blank * zero_bytes
             is_zero = zero >> np.uint64((past - 1) & 63) & _ONE != _NONE
         cursor = past
         tau = start + (zero_ns if is_zero else page_ns)

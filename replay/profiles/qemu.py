@@ -11,6 +11,7 @@ qemu_file_rate_limit (migration/qemu-file.c). What logs of 7.2, 10.0 and 11.1 sh
   the sender sleeps until the window is 100 ms old.
 - A window ends when the loop finds it 100 ms old. What was put on the wire in it by the ms it took
   is the measured bandwidth; times downtime-limit that is the threshold. It is 0 in the first one.
+  (avail-switchover-bandwidth, where a later version has it set, takes the measured one's place.)
 - The loop asks for what is pending when it comes round: at each window's start and after more than
   50 ms of sending (MAX_WAIT, looked at after every 64th page). Below the threshold there is a sync,
   and if still below, or with nothing pending, the guest is stopped, with a last sync.
@@ -65,6 +66,7 @@ class _Window:
         self._stream = stream
         self._budget = parameters.bandwidth // _WINDOWS_A_SECOND
         self._limit_ns = parameters.downtime_limit_ns
+        self._switchover = parameters.switchover_bandwidth
         recorded = parameters.course
         self._phase_ns = 0 if recorded is None else recorded.phase_ns
         self._start_ms = 0
@@ -100,8 +102,15 @@ class _Window:
         if took < WINDOW_MS:
             return
         sent = self._stream.counted
-        self.threshold = (sent - self._start_bytes) * self._limit_ns // (took * MS_NS)
+        self.threshold = self._fits(sent - self._start_bytes, took)
         self._start_ms, self._start_bytes = now_ms, sent
+
+    def _fits(self, size: int, took_ms: int) -> int:
+        """Return how many bytes the stop may have to send, so many having taken so many ms."""
+        if self._switchover is not None:
+            # avail-switchover-bandwidth, whatever was measured: in whole bytes a ms.
+            size, took_ms = self._switchover // 1000, 1
+        return size * self._limit_ns // (took_ms * MS_NS)
 
     def sleep_ns(self, now: int) -> int:
         """Return for how long the sender sleeps, in whole ms (migration_rate_limit)."""
@@ -121,19 +130,25 @@ class _Loop:
         self._course: list[Moment] = []
         self._recorded = parameters.course
         self._sleeps = 0
+        self._version = parameters.loop(meta).version
         self._throttle = None
         if parameters.auto_converge is not None:
             self._throttle = Throttle(parameters.auto_converge, 0)
         self._timer = None
-        if self._throttle is not None and parameters.qemu.syncs_by_timer:
+        if self._throttle is not None and self._version.syncs_by_timer:
             self._timer = SyncTimer()
         self._limiter = None
         if parameters.dirty_limit is not None:
             limit, load = parameters.dirty_limit, parameters.guest_load
-            self._limiter = Limiter(limit, migration.trace, migration.passes, load)
+            self._limiter = Limiter(
+                limit,
+                migration.trace,
+                migration.passes,
+                load,
+                sleeps_out=self._version.sleeps_out,
+            )
         self._blocks = named(meta.blocks)
         self._send_at(1, 1)
-        self._version = parameters.qemu
         self._stream = Stream(migration)
         if self._version.counts_when_flushed:
             self._stream = FlushedStream(migration, self._page_size, self._blocks)
@@ -203,7 +218,7 @@ class _Loop:
             self._end_row(now, None)
             return now, self._give_up(drained)
         self._limit(drained)
-        now = self._sync(drained)
+        now = self._sync(self._wait(drained, self._asleep(drained)))
         reason = self._reason() or self._tired()
         if reason is not None:
             return now, self._switch_over(now, reason)
@@ -244,6 +259,7 @@ class _Loop:
         if self._limiter is not None:
             guest = migration.clock.guest(now)
             self._limiter.synced(now, guest, dirtied, self._stream.counted)
+            migration.throttle(now, 0 if self._limiter.awake else 100)
         now = self._wait(now, self._sync_lasts(now))
         self._trigger(now, dirtied)
         return now
@@ -257,6 +273,14 @@ class _Loop:
             left = pace(throttle.percent, migration.parameters.guest_load)
             migration.throttle(now, 100 - left)
             self._throttles.append((now, throttle.percent))
+
+    def _asleep(self, now: int) -> int:
+        """Return for how many ns a sync waits for vCPUs that dirty-limit has sent to sleep."""
+        recorded = self._recorded
+        if self._limiter is None:
+            return 0
+        end = None if recorded is None else recorded.synced(now)
+        return self._limiter.asleep_for(now) if end is None else end - now
 
     def _sync_lasts(self, now: int) -> int:
         """Return for how many ns a sync waits for the vCPUs."""
@@ -279,7 +303,7 @@ class _Loop:
         due = self._migration.next_due()
         if self._timer is not None and self._timer.ending is not None:
             due = min(due, self._timer.ending)
-        return due if self._limiter is None else min(due, self._limiter.next_tick)
+        return due if self._limiter is None else min(due, self._limiter.next_due)
 
     def _settle(self, now: int) -> None:
         """Do all that is due at `now`."""
@@ -310,13 +334,16 @@ class _Loop:
             timer.ending = now + self._sync_lasts(now)
 
     def _limit(self, now: int) -> None:
-        """Let dirty-limit set the guest's pace, if its period is over."""
+        """Let dirty-limit put the vCPUs to sleep or wake them, if that is due."""
         migration, limiter = self._migration, self._limiter
-        if limiter is None or now < limiter.next_tick:
+        if limiter is None:
             return
-        if limiter.tick(now, migration.clock.guest(now)):
-            migration.throttle(now, 100 - limiter.pace)
-            self._throttles.append((now, 100 - limiter.pace))
+        held = limiter.held
+        while limiter.next_due <= now:
+            limiter.settle(now, migration.clock.guest(now))
+            migration.throttle(now, 0 if limiter.awake else 100)
+        if limiter.held != held:
+            self._throttles.append((now, limiter.held))
 
     @property
     def _counted(self) -> int:

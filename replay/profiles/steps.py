@@ -48,7 +48,7 @@ def given_up(migration: Migration, reason: Reason, now: int, rounds: list[Round]
 
 def counters(migration: Migration) -> list[int]:
     """Return the kernel's counters, for a later `round_row`."""
-    return [int(value) for value in migration.memory.ctl]
+    return migration.memory.ctl.tolist()
 
 
 def round_row(

@@ -7,11 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
-from replay.columns import Columns, columns_of, merged, one_page_each
+from replay.columns import Columns, columns_of, merged
+from replay.grouped import grouped
 from replay.rewrites.families import FAMILIES
 from replay.rewrites.fit import Evidence, Fit, evidence, fit, tables, unseen
 from replay.rewrites.kernels import OCTAVE, choose_cells, draw_hidden, draw_onward
 from replay.rewrites.sightings import Sightings, sightings
+from replay.rewrites.waits import next_after, same, together
 from tracer.format import TableName
 from tracer.rows import Flags, Int64s
 from tracer.trace import Trace
@@ -83,9 +85,12 @@ class Rewrites:
         Pages that were zero at the start are one: they had not been written for long, if ever, so
         that what is seen of the others says nothing of them.
         """
-        fresh = np.zeros(self._trace.meta.pages, np.bool_)
-        t, page = one_page_each(self._trace, "zero")
-        fresh[page[t <= 0]] = True
+        steps = np.zeros(self._trace.meta.pages + 1, np.int32)
+        for rows in self._trace.rows("zero"):
+            start = rows.t <= 0
+            np.add.at(steps, rows.page[start], 1)
+            np.add.at(steps, rows.page[start] + rows.count[start], -1)
+        fresh = np.cumsum(steps[:-1], dtype=np.int32) > 0
         return [pages for pages in (~fresh, fresh) if pages.any()]
 
     @cached_property
@@ -93,13 +98,13 @@ class Rewrites:
         """The sightings and the fits; of an `epoch` trace the one drawn from the other by turns."""
         seen = self._recorded
         if self._trace.meta.resolution != "epoch":
-            return seen, self._fit(seen)
+            return seen, self._fit(evidence(seen))
         rng, length = self._rng(4), seen.closes - seen.begins
         drawn = seen.begins + 1 + (rng.random(len(seen.t)) * (length - 1)).astype(np.int64)
         for _ in range(_TURNS):
             seen = seen.at(np.minimum(drawn, seen.closes - 1))
-            models = self._fit(seen)
             known = evidence(seen)
+            models = self._fit(known)
             mean = np.exp2(self._choice(models, known, rng)[1] / OCTAVE)
             mean = np.repeat(mean, np.diff(known.first) - 1)
             # The first of writes at random, given that there was one.
@@ -108,9 +113,9 @@ class Rewrites:
             drawn = seen.begins + 1 + wait.astype(np.int64)
         return seen, models
 
-    def _fit(self, seen: Sightings) -> tuple[Fit, ...]:
+    def _fit(self, known: Evidence) -> tuple[Fit, ...]:
         return tuple(
-            fit(seen.only(pages[seen.page]), int(pages.sum()), self._seed)
+            fit(known, np.flatnonzero(pages[known.page]), int(pages.sum()), self._seed)
             for pages in self._classes
         )
 
@@ -149,8 +154,10 @@ class Rewrites:
         family, mean = np.empty_like(known.page), np.empty_like(known.page)
         for pages, model in zip(self._classes, models, strict=True):
             chosen = np.flatnonzero(pages[known.page])
+            waits = known.first, known.age, known.wait, known.seen
+            alike = same(chosen, *waits)
             cell = choose_cells(
-                chosen, known.first, known.age, known.wait, known.seen, model.family, model.mean,
+                chosen, alike, np.argsort(alike, kind="stable"), *waits, model.family, model.mean,
                 model.share, *tables(), uniform[chosen],
             )  # fmt: skip
             family[chosen], mean[chosen] = model.family[cell], model.mean[cell]
@@ -162,7 +169,7 @@ class Rewrites:
         uniform = self._rng(3).random(self._trace.meta.pages)
         family, mean = np.empty(len(uniform), np.int64), np.empty(len(uniform), np.int64)
         for pages, model in zip(self._classes, self.fits, strict=True):
-            row = unseen(self._seen, model.family, model.mean)
+            row = unseen(self._seen.end, model.family, model.mean)
             likely = np.cumsum(model.share * np.exp(row - row.max()))
             cell = np.searchsorted(likely, uniform[pages] * likely[-1])
             cell = np.minimum(cell, len(row) - 1)
@@ -191,31 +198,19 @@ class Rewrites:
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self._seed, stream]))
 
-    @property
-    def _scale(self) -> int:
-        return self._trace.meta.duration_ns + 2
-
     @cached_property
     def _until(self) -> Int64s:
         """Until when each sighting may be followed by hidden ones: its page is freed then."""
-        seen = self._seen
-        t, page = one_page_each(self._trace, "freelist")
-        if not len(t):
-            return seen.closes
-        keys = np.sort(page * self._scale + t)
-        at = np.searchsorted(keys, seen.page * self._scale + seen.t, side="right")
-        found = keys[np.minimum(at, len(keys) - 1)]
-        same = (at < len(keys)) & (found // self._scale == seen.page)
-        return np.where(same, np.minimum(seen.closes, found % self._scale), seen.closes)
+        seen, freed = self._seen, grouped(self._trace, "freelist", after=0)
+        until: Int64s = next_after(seen.page, seen.t, freed.first, freed.t, seen.closes)
+        return until
 
     @cached_property
     def _stays(self) -> Flags:
         """Return for each sighting whether its page is zero right after it."""
-        seen = self._recorded
-        t, page = one_page_each(self._trace, "zero")
-        later = t > 0
-        keys = page[later] * self._scale + t[later]
-        return np.isin(seen.page * self._scale + seen.t, keys)
+        seen, zeroed = self._recorded, grouped(self._trace, "zero", after=0)
+        stays: Flags = together(seen.page, seen.t, zeroed.first, zeroed.t)
+        return stays
 
     def _with(self, t: Int64s, page: Int64s, zero: Flags, duration_ns: int | None = None) -> Trace:
         """Return the trace with more writes, some of zeros."""

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from replay.rewrites.families import FAMILIES
-from replay.rewrites.kernels import A_BINS, FINE, LOWEST, OCTAVE, X_BINS, likelihoods
+from replay.rewrites.kernels import A_BINS, LOWEST, OCTAVE, X_BINS, likelihoods
 from replay.rewrites.shares import likeliest
 from replay.rewrites.sightings import Sightings
+from replay.rewrites.waits import bins, edges, fine_bins, returns, same, waits
 from tracer.rows import Int64s
+from tracer.words import duration
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
@@ -36,7 +38,6 @@ _SAMPLE = 1 << 14
 #: A page is taken for a regular writer only if that is likelier by this (a logarithm): what is seen
 #: once in a recording may also be one of many that are rarely written.
 _DOUBT = 0.003
-_ODD, _MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 #: Cells of a smaller share are not worth carrying on.
 _NEGLIGIBLE = 1e-6
 
@@ -48,7 +49,7 @@ class Evidence:
     first: int64[pages seen + 1], where a page's entries begin. page: int64, the pages seen. age:
     int16, bin of the time from the last seen write to its epoch's end, -1 where nothing is known.
     wait: int16, FINE times the bin of the time from there to the next seen write, or to the
-    recording's end. seen: bool, whether a write ended the wait.
+    recording's end. seen: bool, whether a write ended the wait. end: where the recording ends.
     """
 
     page: Int64s
@@ -56,6 +57,7 @@ class Evidence:
     age: npt.NDArray[np.int16]
     wait: npt.NDArray[np.int16]
     seen: npt.NDArray[np.bool_]
+    end: int
 
 
 @dataclass(frozen=True)
@@ -97,26 +99,13 @@ def in_words(fits: Sequence[Fit]) -> str:
     order = np.argsort(mean)
     below = np.cumsum(pages[order]) / written
     quarter, half, rest = (
-        mean[order][np.searchsorted(below, part - 1e-9)] / 1e9 for part in (0.25, 0.5, 0.75)
+        duration(round(mean[order][np.searchsorted(below, part - 1e-9)]))
+        for part in (0.25, 0.5, 0.75)
     )
     return (
-        f"its fit: {written:,.0f} pages are rewritten, {told}; a quarter of them "
-        f"every {quarter:.3g} s or sooner, half {half:.3g} s, three quarters {rest:.3g} s "
-        f"({returns:,} returns seen)"
+        f"its fit: {written:,.0f} pages are rewritten, {told}; a quarter of them every {quarter} "
+        f"or sooner, half {half}, three quarters {rest} ({returns:,} returns seen)"
     )
-
-
-def fine_bins(ns: Int64s) -> npt.NDArray[np.int16]:
-    """Return FINE times the logarithmic bins of times (ns), int16."""
-    fine = np.log2(np.maximum(ns, 1)) * (OCTAVE * FINE)
-    found: npt.NDArray[np.int16] = np.floor(fine).astype(np.int16)
-    return found
-
-
-def bins(ns: Int64s) -> npt.NDArray[np.int16]:
-    """Return the logarithmic bins of times (ns), int16."""
-    found: npt.NDArray[np.int16] = np.floor(np.log2(np.maximum(ns, 1)) * OCTAVE).astype(np.int16)
-    return found
 
 
 @cache
@@ -143,25 +132,17 @@ def evidence(seen: Sightings) -> Evidence:
     """Return the waits of all pages that were seen at all."""
     begin = np.append(np.flatnonzero(seen.first), len(seen.page))
     pages = len(begin) - 1
-    # A page has one wait before each sighting, and one after the last.
     size = len(seen.page) + pages
-    age, since = np.full(size, -1, np.int64), np.zeros(size, np.int64)
-    until, ended = np.full(size, seen.end - 1, np.int64), np.zeros(size, np.bool_)
-    at = np.arange(len(seen.page)) + np.repeat(np.arange(pages), np.diff(begin))
-    until[at], ended[at] = seen.t, True
-    age[at + 1], since[at + 1] = seen.closes - seen.t, seen.closes
-    binned = np.where(age >= 0, bins(age), -1).astype(np.int16)
-    wait = fine_bins(until - since)
-    # How long a page waited for its write is told apart no finer than by bins.
-    wait = np.where(ended, wait // FINE * FINE + FINE // 2, wait).astype(np.int16)
-    return Evidence(seen.page[begin[:-1]], begin + np.arange(pages + 1), binned, wait, ended)
+    age, wait, ended = np.empty(size, np.int16), np.empty(size, np.int16), np.empty(size, np.bool_)
+    waits(begin, seen.t, seen.closes, seen.end, edges(), age, wait, ended)
+    first = begin + np.arange(pages + 1)
+    return Evidence(seen.page[begin[:-1]], first, age, wait, ended, seen.end)
 
 
-def fit(seen: Sightings, pages: int, seed: int = 0) -> Fit:
-    """Fit the model to what was seen of a guest of so many pages."""
-    known = evidence(seen)
-    family, mean = _grid(seen.end)
-    chosen, times = _alike(known)
+def fit(known: Evidence, among: Int64s, pages: int, seed: int = 0) -> Fit:
+    """Fit the model to a class of so many pages, of which some were seen: `among`, indexes."""
+    family, mean = _grid(known.end)
+    chosen, times = _alike(known, among)
     if len(chosen) > _SAMPLE:
         rng = np.random.Generator(np.random.PCG64(seed))
         drawn = rng.multinomial(_SAMPLE, times / times.sum())
@@ -169,8 +150,8 @@ def fit(seen: Sightings, pages: int, seed: int = 0) -> Fit:
     rows = np.empty((len(chosen) + 1, len(family)))
     likelihoods(chosen, known.first, known.age, known.wait, known.seen, family, mean, *tables(),
                 rows[:-1])  # fmt: skip
-    rows[-1] = unseen(seen, family, mean)
-    weight = np.append(times, pages - len(known.page))
+    rows[-1] = unseen(known.end, family, mean)
+    weight = np.append(times, pages - len(among))
     rows -= np.where(family == 0, 0.0, _DOUBT)
     peak = rows.max(axis=1)
     rows = np.exp(rows - peak[:, None])
@@ -181,33 +162,26 @@ def fit(seen: Sightings, pages: int, seed: int = 0) -> Fit:
     family, mean, share = family[kept], mean[kept], share[kept]
     share = share * np.where(family == 0, 1.0, np.exp(-_DOUBT))
     share /= share.sum()
-    ends = known.wait[known.seen & (known.age >= 0)]
-    return Fit(family, mean, share, total, len(ends), pages, seen.end)
+    ends = int(returns(among, known.first, known.age, known.seen))
+    return Fit(family, mean, share, total, ends, pages, known.end)
 
 
-def _alike(known: Evidence) -> tuple[Int64s, Floats]:
+def _alike(known: Evidence, among: Int64s) -> tuple[Int64s, Floats]:
     """Return one page each of those of which the same is known, and how many they are."""
-    place = np.arange(len(known.age)) - np.repeat(known.first[:-1], np.diff(known.first))
-    mixed = place.astype(np.uint64)
-    for column in (known.age, known.wait, known.seen):
-        # A multiplicative hash: alike are pages whose waits' hashes have the same sum.
-        mixed = (mixed ^ (column.astype(np.int64).astype(np.uint64) + _ODD)) * _MIXER
-        mixed ^= mixed >> np.uint64(29)
-    if not len(known.page):
-        return np.empty(0, np.int64), np.empty(0)
-    sums = np.add.reduceat(mixed, known.first[:-1])
+    sums = same(among, known.first, known.age, known.wait, known.seen)
     _, chosen, times = np.unique(sums, return_index=True, return_counts=True)
-    return chosen, times.astype(np.float64)
+    return among[chosen], times.astype(np.float64)
 
 
-def unseen(seen: Sightings, family: Int64s, mean: Int64s) -> Floats:
-    """Return each cell's likelihood (logarithm) for a page that was never seen written."""
+def unseen(end: int, family: Int64s, mean: Int64s) -> Floats:
+    """Return each cell's likelihood (logarithm) for a page that nobody saw written up to `end`."""
     nothing = Evidence(
         np.zeros(1, np.int64),
         np.array([0, 1]),
         np.full(1, -1, np.int16),
-        fine_bins(np.array([seen.end])),
+        fine_bins(np.array([end])),
         np.zeros(1, np.bool_),
+        end,
     )
     row = np.empty((1, len(family)))
     likelihoods(nothing.page, nothing.first, nothing.age, nothing.wait, nothing.seen, family, mean,

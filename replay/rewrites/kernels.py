@@ -8,14 +8,15 @@ import numpy as np
 
 from tracer.compiled import compiled
 
-#: Times are told apart by an eighth of an octave.
-OCTAVE = 8
-#: Waits are kept so much finer: many pages have the same silence, to the recording's end.
-FINE = 32
+#: As in `waits`.
+OCTAVE, FINE = 8, 32
 #: The lowest bin of a table, relative to the mean interval, and how many there are.
 LOWEST = -10 * OCTAVE
 A_BINS = 18 * OCTAVE
 X_BINS = 20 * OCTAVE
+
+#: So many kinds of waits are kept (a power of two), looked for in so many places.
+_KEPT, _PROBES, _SPREAD = 1 << 16, 16, 0x9E3779B97F4A7C1
 
 #: How many courses of an epoch are drawn, of which one is kept, by how well the next sighting fits.
 _COURSES = 6
@@ -34,62 +35,107 @@ def _bin(number, lowest, size):
 
 
 @compiled
-def page_likelihoods(start, stop, age, wait, seen, family, mean, density, silence, row):
-    """Fill float64[cells] with the logarithm of the likelihood of one page's waits."""
+def _terms(age, wait, seen, family, mean, density, silence, row):
+    """Fill float64[cells] with the logarithm of the likelihood of one wait."""
     ln_octave = np.log(2.0) / OCTAVE
     for cell in range(len(row)):
         f, m = family[cell], mean[cell]
-        total = 0.0
-        for i in range(start, stop):
-            a = A_BINS if age[i] < 0 else _bin(age[i] - m, LOWEST, A_BINS)
-            ahead = wait[i] - m * FINE
-            x = _bin(ahead // FINE, LOWEST, X_BINS)
-            if seen[i]:
-                # The density is per mean interval: make it one per unit of the wait's logarithm.
-                total += density[f, a, x] + ahead * ln_octave / FINE
-            else:
-                part = ahead % FINE / FINE
-                total += (1 - part) * silence[f, a, x] + part * silence[f, a, x + 1]
-        row[cell] = total
+        a = A_BINS if age < 0 else _bin(age - m, LOWEST, A_BINS)
+        ahead = wait - m * FINE
+        x = _bin(ahead // FINE, LOWEST, X_BINS)
+        if seen:
+            # The density is per mean interval: make it one per unit of the wait's logarithm.
+            row[cell] = density[f, a, x] + ahead * ln_octave / FINE
+        else:
+            part = ahead % FINE / FINE
+            row[cell] = (1 - part) * silence[f, a, x] + part * silence[f, a, x + 1]
+
+
+@compiled
+def _room(cells):
+    """Return where the terms of waits are kept: keys, -1 for none, and terms beside them."""
+    return np.full(_KEPT, -1), np.empty((_KEPT, cells)), np.empty(cells)
+
+
+@compiled
+def page_likelihoods(start, stop, age, wait, seen, family, mean, density, silence, room, row):
+    """Fill float64[cells] with the logarithm of the likelihood of one page's waits."""
+    keys, kept, spare = room
+    row[:] = 0.0
+    for i in range(start, stop):
+        # Most waits have been met before: as many pages, and few bins.
+        key = (np.int64(age[i]) + 1) << 17 | np.int64(wait[i]) << 1 | np.int64(seen[i])
+        slot = (key * _SPREAD >> 20) & (_KEPT - 1)
+        tries = 0
+        while keys[slot] != key and keys[slot] != -1 and tries < _PROBES:
+            slot = (slot + 1) & (_KEPT - 1)
+            tries += 1
+        terms = kept[slot] if keys[slot] == key or keys[slot] == -1 else spare
+        if keys[slot] != key:
+            _terms(np.int64(age[i]), np.int64(wait[i]), seen[i], family, mean, density, silence,
+                   terms)  # fmt: skip
+            if keys[slot] == -1:
+                keys[slot] = key
+        for cell in range(len(row)):
+            row[cell] += terms[cell]
 
 
 @compiled
 def likelihoods(chosen, first, age, wait, seen, family, mean, density, silence, rows):
     """Fill float64[pages, cells] for the chosen pages (indexes into `first`)."""
+    room = _room(len(family))
     for number in range(len(chosen)):
         page = chosen[number]
         page_likelihoods(
-            first[page], first[page + 1], age, wait, seen, family, mean, density, silence,
+            first[page], first[page + 1], age, wait, seen, family, mean, density, silence, room,
             rows[number],
         )  # fmt: skip
 
 
 @compiled
-def cell_of(row, share, uniform):
-    """Return a cell drawn by Bayes' rule from the logarithms of likelihoods."""
-    peak = row.max()
-    total = 0.0
+def weigh(row, share):
+    """Make of the logarithms of likelihoods the weights (Bayes) of each cell and all before it."""
+    peak, total = row.max(), 0.0
     for cell in range(len(row)):
         total += share[cell] * np.exp(row[cell] - peak)
-    left = uniform * total
-    for cell in range(len(row)):
-        left -= share[cell] * np.exp(row[cell] - peak)
-        if left <= 0:
-            return cell
-    return len(row) - 1
+        row[cell] = total
 
 
 @compiled
-def choose_cells(chosen, first, age, wait, seen, family, mean, share, density, silence, uniform):
-    """Return int64[len(chosen)], a cell for each of the chosen pages (indexes into `first`)."""
+def cell_of(row, uniform):
+    """Return a cell drawn by its weight; `row` are the sums of `weigh`."""
+    wanted = uniform * row[-1]
+    low, high = 0, len(row) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if row[middle] >= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@compiled
+def choose_cells(
+    chosen, alike, order, first, age, wait, seen, family, mean, share, density, silence, uniform
+):
+    """Return int64[len(chosen)], a cell for each of the chosen pages (indexes into `first`).
+
+    alike: the same number for pages of which the same is known. order: indexes into `chosen`, by
+    which these come together.
+    """
     cells = np.empty(len(chosen), np.int64)
-    row = np.empty(len(family))
-    for number in range(len(chosen)):
-        page = chosen[number]
-        page_likelihoods(
-            first[page], first[page + 1], age, wait, seen, family, mean, density, silence, row
-        )
-        cells[number] = cell_of(row, share, uniform[number])
+    room, row = _room(len(family)), np.empty(len(family))
+    for place in range(len(order)):
+        number = order[place]
+        if place == 0 or alike[number] != alike[order[place - 1]]:
+            page = chosen[number]
+            page_likelihoods(
+                first[page], first[page + 1], age, wait, seen, family, mean, density, silence, room,
+                row,
+            )  # fmt: skip
+            weigh(row, share)
+        cells[number] = cell_of(row, uniform[number])
     return cells
 
 

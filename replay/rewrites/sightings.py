@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from replay.columns import one_page_each
+from replay.grouped import grouped
+from replay.rewrites.waits import around
 from tracer.rows import Flags, Int64s
 from tracer.trace import Trace
 
@@ -46,15 +47,12 @@ def sightings(trace: Trace) -> Sightings:
 
     Those of an `epoch` trace stand at their epochs' ends.
     """
-    t, page = one_page_each(trace, "dirty")
-    t, page = t[t > 0], page[t > 0]
-    order = np.lexsort((t, page))
-    t, page = t[order], page[order]
+    found = grouped(trace, "dirty", after=0)
+    t, page = found.t, np.repeat(np.arange(trace.meta.pages), np.diff(found.first))
     end = trace.meta.duration_ns + 1
     if trace.meta.resolution == "write":
         return Sightings(t, page, t, t, end)
     edges = np.union1d(trace.epochs[trace.epochs >= 0], [0, end])
     # First-write epochs end before the dirty rows of their instant, `epoch` epochs after them.
-    late = trace.meta.resolution == "epoch"
-    epoch = np.searchsorted(edges, t, side="left" if late else "right") - 1
-    return Sightings(t, page, edges[epoch], edges[epoch + 1], end)
+    begins, closes = around(t, edges, trace.meta.resolution == "epoch")
+    return Sightings(t, page, begins, closes, end)

@@ -15,6 +15,7 @@ from analyses.accuracy import Accuracy, Curve, Row, measure
 from analyses.circumstances import circumstances
 from analyses.commands import run
 from analyses.recording import Recording
+from analyses.render import accuracy as drawn
 from analyses.render.accuracy import show
 from analyses.render.terminal import Page
 from replay.contained import BLOCK_PAGES, contained_reports
@@ -102,7 +103,7 @@ def test_auto_converge_as_recorded():
     assert any("the host let QEMU's sender run as recorded" in text for text in found.remarks)
 
 
-def test_a_later_qemu_as_recorded():
+def test_a_later_qemu_as_recorded(capsys):
     """QEMU 11.1, with syncs by a timer: exact as its own version does it, and not as 7.2 does."""
     one = recording("uniform.qemu-11")
     rows = {row.quantity: row for row in measure(one).rows if row.scenario == "recorded"}
@@ -116,6 +117,8 @@ def test_a_later_qemu_as_recorded():
     assert not any(row.within(5) for row in old.rows
                    if row.scenario == "recorded" and row.quantity == "normal_pages")  # fmt: skip
     assert any("QEMU 11.1 ran it, foretold is what 7.2 does" in text for text in old.remarks)
+    show([old], Page(), None)
+    assert capsys.readouterr().out.startswith("uniform.qemu-11 as QEMU 7.2 does it\n")
 
 
 @pytest.mark.parametrize(
@@ -463,6 +466,25 @@ def test_what_the_model_lacks_is_named(tmp_path):
     assert {row.quantity for row in found.rows} >= {"normal_pages", "total_ns"}
 
 
+@pytest.mark.parametrize(("qemu", "foretold"), [("10.0.2", (10, 0)), (None, (8, 2))])
+def test_the_switchover_bandwidth_as_it_was_set(tmp_path, qemu, foretold):
+    """Half of what is pending at the first look fits at that rate, nothing at the measured one."""
+    given = {"max-bandwidth": 1 << 30, "downtime-limit": 300}
+    source = {} if qemu is None else {"qemu": qemu}
+    write(tmp_path / "a.trace", replace(BARE, source=source), dirty=[(MS, 3, 2)])
+    found = Recording.of(Trace.open(tiny(tmp_path / "b.trace", parameters=given)))
+    found = replace(found, trace=Trace.open(tmp_path / "a.trace"))
+    assert found.replay_parameters(None, None).switchover_bandwidth is None
+    unset = replace(found, parameters={**given, "avail-switchover-bandwidth": 0})
+    assert unset.replay_parameters(None, None).switchover_bandwidth is None
+    found = replace(found, parameters={**given, "avail-switchover-bandwidth": 1 << 20})
+    knobs = found.replay_parameters(None, None)
+    assert (knobs.switchover_bandwidth, knobs.qemu) == (1 << 20, QemuVersion(*foretold))
+    assert found.lacking() == []
+    with pytest.raises(UsageError, match=r"QEMU 7\.2 has no such parameter"):
+        measure(found, version=QemuVersion(7, 2))
+
+
 def test_dirty_limit_as_it_was_set(tmp_path):
     path = tiny(
         tmp_path / "a.trace",
@@ -579,6 +601,30 @@ def test_the_picture_ends_soon_after_the_real_one(columns, encoding, monkeypatch
     assert lengths[0] == pytest.approx(lengths[2] * 8 / 9, abs=1)
     assert lengths[1] == pytest.approx(lengths[2] * 8.8 / 9, abs=1)
     assert [line.endswith(arrow) for line in bars] == [False, False, True]
+
+
+def test_what_was_polled_is_drawn_at_the_nearest_answer(capsys):
+    """The last one before would be up to a poll late; and how often QEMU was asked is told."""
+    points = tuple((200 * MS * n, (40 - n) << 20) for n in range(41))
+    between = tuple((20 * MS * n, (400 - n) * (1 << 20) // 10) for n in range(401))
+    curves = (Curve("real", points, 200 * MS), Curve("expected", between))
+    off = [
+        abs(polled - known)
+        for polled, known in zip(
+            *(list(drawn._sample(curve, 8_000 * MS, 97)) for curve in curves), strict=True
+        )
+        if polled is not None and known is not None
+    ]
+    assert len(off) == 97
+    assert max(off) <= 1 << 19
+    show([Accuracy("a", "a", (), curves, ())], Page(), None)
+    assert "QEMU answered every 200 ms" in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_polls_there_is_no_real_curve():
+    found = measure(recording("kvm-ring"), bandwidth=100 << 20)
+    assert "real" not in [curve.name for curve in found.curves]
+    assert any("there is no real curve" in text for text in found.remarks)
 
 
 def test_the_picture(tmp_path, capsys):

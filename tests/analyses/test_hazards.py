@@ -14,7 +14,7 @@ from analyses.commands import run
 from analyses.handling import applies, windows
 from analyses.hazards import Hazards, default_budget, hazards
 from analyses.history import Checked
-from analyses.render.hazards import show
+from analyses.render import hazards as drawn
 from analyses.render.terminal import Page
 from analyses.stepping import Stepper
 from replay.parameters import Parameters
@@ -22,7 +22,7 @@ from replay.policies import Accept, Always, Fate, Once, Request
 from replay.policies.guard import guarded_accept, guarded_request
 from replay.strategies import Strategy, registered, strategy
 from tests.analyses import brute
-from tests.analyses.traces import MS, endless, hidden, race, unlisted
+from tests.analyses.traces import MS, endless, hidden, meta, race, unlisted, write
 from tracer import Trace
 from tracer.errors import UsageError
 
@@ -176,6 +176,49 @@ def test_what_the_budget_leaves_open_is_unknown(tmp_path):
     assert whole.smallest == 5_711_347
     for one in found.unsafe:
         assert any(w.lo <= one.lo and one.hi <= w.hi for w in whole.unsafe)
+
+
+def test_what_is_drawn_is_known(tmp_path, capsys):
+    """A whole column stands for values that are all known, a window for as much as was settled."""
+    trace = opened(race(tmp_path / "race.trace"))
+    found = hazards(trace, strategy("hint-periodic"), Parameters(), "report-delay", budget=20)
+    open_ones = [one for one in found.intervals if one.state == "unknown"]
+    width = found.hi + 1
+    signs = [column.sign for column in drawn._columns(found.intervals, 0, found.hi, 1_000)]
+    for i, sign in enumerate(signs):
+        first, last = width * i // 1_000, width * (i + 1) // 1_000 - 1
+        unknown = any(one.lo <= last and one.hi >= first for one in open_ones)
+        lost = any(one.lo <= last and one.hi >= first for one in found.unsafe)
+        assert (sign in ("unknown", "lost-in-part")) == unknown
+        assert (sign in ("lost", "lost-in-part")) == lost
+    assert {"lost", "lost-in-part", "unknown", "safe"} == set(signs)
+    assert found.settled + sum(one.hi - one.lo + 1 for one in open_ones) == width
+    (danger,) = found.dangers
+    assert danger.settled == sum(one.hi - one.lo + 1 for one in found.unsafe) < danger.values
+    drawn.show(found, Page())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "in at least 1 window" in said
+    assert "34 % of it" in said
+    assert "20 replays settle 87 % of the range" in said
+
+
+def test_a_curve_has_dots_where_values_were_checked_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(history, "MOST_ROWS", 0)
+    path = write(
+        tmp_path / "two.trace",
+        meta(),
+        dirty=[(MS // 2, 0, 50), (4 * MS, 59, 2)],
+        freelist=[(0, 59, 2, True), (3 * MS, 59, 2, False)],
+        zero=[(0, 0, 63)],
+    )
+    trace = opened(path)
+    chosen = strategy("hint-periodic"), Parameters(), "report-delay"
+    found = hazards(trace, *chosen, budget=12)
+    assert found.worst == 2
+    drawn.show(found, Page())
+    picture = capsys.readouterr().out
+    assert "\u2022" in picture
+    assert "\u2588" not in picture
 
 
 def test_a_policy_that_looks_at_the_clock_is_never_spoken_for(tmp_path):
@@ -366,9 +409,9 @@ def test_the_picture_fits(tmp_path, capsys, monkeypatch, columns, encoding):
     monkeypatch.setattr(Page, "blocks", property(lambda _: encoding == "utf-8"))
     trace = opened(race(tmp_path / "race.trace"))
     found = hazards(trace, strategy("hint-periodic"), Parameters(), "report-delay", budget=20)
-    show(found, Page())
+    drawn.show(found, Page())
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= columns
     sign = "\u2588" if encoding == "utf-8" else "#"
     assert any(line.count(sign) > 3 for line in lines)
-    assert any("not checked everywhere" in line for line in lines)
+    assert any("unknown, but for values checked" in line for line in lines)

@@ -71,6 +71,17 @@ def test_a_zero_page_by_hand(tmp_path):
     assert found.zero_page_ns == 499
 
 
+def test_a_stall_among_zero_pages_is_the_hosts(tmp_path):
+    """300 of 600 pages take 500 ns each, 100 take 200 ns and 200 as long as a stall of 40 ms."""
+    rows, at, page = [(0, SYNC), *window(0, 1000, 960, 40, 164)], 100_090, 41
+    rows.append((at, save(page)))
+    for zeros, us in ((100, 24), (200, 40_000), (300, 154)):
+        at, page = at + us, page + 1 + zeros
+        rows.append((at, save(page)))
+    rows.append((200_160, pending(960 - 4 - 600)))
+    assert by_hand(tmp_path / "hand", rows).zero_page_ns == 499
+
+
 @pytest.mark.parametrize(
     ("rows", "hint"),
     [
@@ -135,7 +146,7 @@ def test_a_trace_keeps_what_its_log_said(capsys):
     trace = Path(__file__).parents[2] / "sample_traces" / "seq.40.trace"
     assert run(["line", str(trace)]) == 0
     shown = capsys.readouterr().out
-    assert "--line-rate 1234299071B/s --zero-page-time 219ns" in " ".join(shown.split())
+    assert "--line-rate 1234299071B/s --zero-page-time 180ns" in " ".join(shown.split())
     assert run(["line", str(trace.with_name("race.trace"))]) == 3
     assert "the folder with the log that it was imported from" in capsys.readouterr().err
 

@@ -14,9 +14,10 @@ from analyses.price import prices
 from analyses.proof import prove, setting_of
 from analyses.render.repair import words
 from analyses.repair import repairs
+from analyses.safety import VERDICTS
 from replay.parameters import Parameters
 from replay.replay import replay
-from tests.analyses.traces import MS, endless, race
+from tests.analyses.traces import MS, endless, hidden, race
 from tracer import Trace
 
 SMALL = Bounds(pages=2)
@@ -190,3 +191,44 @@ def test_prove_offers_repairs(capsys):
     assert {"axis": "drain", "from": "no", "to": "yes"} in [row["changes"][0] for row in rows]
     assert run(["prove", "hint-wait", "--pages", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["repairs"] == []
+
+
+def test_repair_and_replay_agree(tmp_path, capsys, monkeypatch):
+    """Saturated never switches over: what is not known there is no "safe" either."""
+    path = str(hidden(tmp_path / "hidden.trace", duration_ns=500 * MS))
+    options = ["--bandwidth", "10Gbit/s", "--downtime-limit", "200ms"]
+    assert run(["repair", path, "-s", "hint-async", *options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    names = ["--strategy", "precopy", "--strategy", "hint-async", "--strategy", "hint-first-pass"]
+    assert run(["replay", path, *names, *options, "--json"]) == 0
+    verdicts = {}
+    for row in json.loads(capsys.readouterr().out):
+        verdicts.setdefault(row["strategy"], {})[row["scenario"]] = row["verdict"]
+    gravest = {name: min(found.values(), key=VERDICTS.index) for name, found in verdicts.items()}
+    assert verdicts["precopy"]["recorded"] == "safe"
+    assert told["precopy"]["verdict"] == gravest["precopy"] == "unknown"
+    assert told["precopy"]["no_switchover"] == ["saturated"]
+    assert told["as_it_is"]["verdict"] == gravest["hint-async"]
+    (repaired,) = (
+        one for one in told["repairs"] if one["changes"][0]["to"] == "first-pass"
+    )  # fmt: skip
+    assert repaired["verdict"] == gravest["hint-first-pass"]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["repair", path, "-s", "hint-async", *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the gravest of scenarios recorded, expected and saturated" in said
+    assert "saturated does not switch over" in said
+
+
+def test_repair_tells_who_stands_still(tmp_path, capsys):
+    path = str(race(tmp_path / "race.trace"))
+    assert run(["repair", path, "-s", "hint-async", "--handle-delay", "90ms", "--json"]) == 0
+    still = {
+        one["changes"][0]["to"]: one["vcpu_stopped_ns"]
+        for one in json.loads(capsys.readouterr().out)["repairs"]
+    }
+    assert still.pop("stopped") == 100 * MS
+    assert set(still.values()) == {0}
+    assert run(["repair", path, "-s", "hint-async", "--handle-delay", "90ms"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "- guest stopped till handled: the guest stands still for 100 ms" in said

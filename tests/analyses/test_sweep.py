@@ -20,8 +20,10 @@ from pyarrow import fs
 
 from analyses.commands import run
 from analyses.commands.lists import Lists, options
+from analyses.sweep.executors import cluster
 from analyses.sweep.plan import plan
-from analyses.sweep.results import columns
+from analyses.sweep.results import Folder, columns
+from analyses.sweep.run import sweep
 from analyses.sweep.summary import Summary
 from analyses.sweep.worker import work
 from replay.parameters import Parameters
@@ -39,7 +41,7 @@ NAMES = ("-s", "precopy", "-s", "hint-async")
 
 #: Strategies that take their process down: the first time they are asked, or always.
 DEADLY = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 from replay.policies import Accept, Fate
 
@@ -60,6 +62,13 @@ class Always(Accept):
         with Path(__file__).with_name("deaths").open("a") as file:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
+
+class Slowly(Always):
+    "Dies when others have come to wait for its process."
+
+    def when_due(self, report):
+        time.sleep(1)
+        return super().when_due(report)
 """
 
 
@@ -138,10 +147,23 @@ def planned(texts, names, *parameters):
     return plan(texts, names, parameters or [Parameters()], store, lambda *_: None)
 
 
+def test_what_comes_to_the_same_is_replayed_once_and_said(tmp_path):
+    race(tmp_path / "a.trace")
+    left_open = Parameters(profile="qemu")
+    named = left_open.resolved(Trace.open(tmp_path / "a.trace").meta)
+    work = planned(["a.trace"], ["precopy", "hint-async"], left_open, named)
+    assert [task.name for task in work.tasks] == ["precopy", "hint-async"]
+    assert work.remarks == (
+        "a.trace: what is left to the trace to say comes to what is named as well; replayed once",
+    )
+    assert planned(["a.trace"], ["precopy"], named).remarks == ()
+
+
 def test_a_sweep_is_the_cross_product_of_replays(cli, traces):
     code, out, err = cli(traces, *NAMES, *RATES, "-o", "out", "--workers", "1")
     assert code == 0, err
     assert "3 traces, 4 sets of parameters, 24 tasks" in out
+    assert "converged, total, downtime: of the recorded writes alone" in " ".join(out.split())
     paths = ("in/a.trace", "in/b.trace", "in/deeper/c.trace")
     found = pq.read_table("out/results.parquet").to_pylist()
     assert found == replayed(paths, (125_000_000, 1_250_000_000), (100_000_000, 300_000_000))
@@ -364,15 +386,21 @@ def test_a_worker_of_another_version_is_refused(tmp_path):
 # -- a cluster ---------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def dask_cluster(workers, allowed_failures):
+    """A Dask cluster of this machine, which begins a job again so often when its worker dies."""
+    how = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
+        distributed.LocalCluster(**how, dashboard_address="127.0.0.1:0") as some,
+    ):
+        yield some
+
+
 @pytest.fixture(scope="module")
 def scheduler():
-    """A Dask cluster of this machine, with two worker processes."""
-    how = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        distributed.LocalCluster(**how, dashboard_address=None) as cluster,
-    ):
-        yield cluster.scheduler_address
+    with dask_cluster(2, 1) as some:
+        yield some.scheduler_address
 
 
 def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(cli, traces, deadly, scheduler):
@@ -389,9 +417,38 @@ def test_what_kills_every_worker_is_reported_and_the_others_finish(cli, deadly, 
     line = ("a.trace", *NAMES, "-s", "deadly.py:Always", "--scheduler", scheduler)
     code, _, err = cli(*line, "-o", "out")
     assert code == 5
-    assert "a.trace under Always: its process died\n" in err
+    assert "a.trace under Always: its process died (2 tries)\n" in err
     assert results("out")["strategy"].to_list() == ["precopy", "hint-async"]
     assert len((deadly / "deaths").read_text()) >= 2
+
+
+def test_what_waits_at_a_worker_that_dies_is_not_blamed(cli, deadly):
+    race(deadly / "a.trace")
+    line = ("a.trace", "-s", "deadly.py:Slowly", *NAMES)
+    with dask_cluster(1, 0) as some:
+        code, out, err = cli(*line, "--scheduler", some.scheduler_address, "-o", "out", "--json")
+    assert code == 5
+    assert "a.trace under Slowly: its process died (2 tries)\n" in err
+    told = json.loads(out)
+    assert told["tried_again"] >= 2  # one that waited was blamed too
+    assert (told["done"], len(told["failed"])) == (2, 1)
+    assert results("out")["strategy"].to_list() == ["precopy", "hint-async"]
+
+
+def test_a_cluster_without_workers_is_told_and_waited_for(tmp_path):
+    race(tmp_path / "a.trace")
+    work = planned(["a.trace"], ["precopy"])
+    seen = []
+
+    def watch(state):
+        if state.trouble and state.trouble not in seen:
+            seen.append(state.trouble)
+            some.scale(1)
+
+    with dask_cluster(0, 0) as some, cluster(some.scheduler_address) as place:
+        state = sweep(work, place, Folder(Path("out")), Cache(tmp_path / "cache", 1 << 20), watch)
+    assert (state.done, state.failed, state.trouble) == (1, {}, "")
+    assert seen == ["the cluster has no workers"]
 
 
 # -- object stores -----------------------------------------------------------------------------

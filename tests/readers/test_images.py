@@ -396,12 +396,12 @@ def test_snapshots_that_are_none(tmp_path):
             [tmp_path / p for p in paths], out=tmp_path / "t.trace", **options
         )
 
-    refused(tmp_path, case("a", "b"), "b: 69632 bytes", "65536")
-    refused(tmp_path, case("odd"), "odd: 5000 bytes", "whole number of pages")
+    refused(tmp_path, case("a", "b"), "b: 68 KiB", "64 KiB")
+    refused(tmp_path, case("odd"), "odd: 5,000 bytes", "whole number of pages")
     refused(tmp_path, case("empty"), "empty: 0 bytes")
     refused(tmp_path, case("a"), "--interval", kind=UsageError)
     refused(tmp_path, case("a", interval_ns=1, blocks=["r:0:15"]), "15", "16", kind=UsageError)
-    refused(tmp_path, case("a", base=tmp_path / "b"), "65536")
+    refused(tmp_path, case("a", base=tmp_path / "b"), "64 KiB")
     snapshot(tmp_path / "c", 16, {}, at=5)
     refused(tmp_path, case("a", "c"), "c: its time (mtimes) is not later")
     refused(tmp_path, case("missing", interval_ns=1), "does not exist")

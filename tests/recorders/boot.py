@@ -7,7 +7,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -105,6 +105,15 @@ def flat_firmware(folder: Path, vcpus: Sequence[Sequence[tuple[int, int]]]) -> l
     path = folder / "flat"
     path.write_bytes(bytes(192 << 10) + rom)
     return ["-bios", str(path), "-smp", str(len(vcpus))]
+
+
+def open_files(pid: int) -> set[str]:
+    """Return the names of the files that a process has open; one closed meanwhile is none."""
+    names = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            names.add(str(file.readlink()))
+    return names
 
 
 def wait_for_program(pid: int, ram: Region) -> None:

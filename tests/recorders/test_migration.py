@@ -17,6 +17,7 @@ from analyses.commands import run
 from replay.parameters import Parameters
 from replay.replay import replay
 from replay.strategies import strategy
+from tests.recorders import boot
 from tracer import Trace
 from tracer.readers import import_qemu
 from tracer.recorders.qmp import connect
@@ -235,6 +236,18 @@ async def _asked(socket, *commands):
         await monitor.close()
 
 
+def _log_a_line(socket):
+    turn = "trace-event-set-state"
+    asyncio.run(
+        _asked(
+            socket,
+            (turn, {"name": "qmp_enter_query_status", "enable": True}),
+            ("query-status",),
+            (turn, {"name": "qmp_enter_query_status", "enable": False}),
+        )
+    )
+
+
 def test_a_running_guest_goes_on_and_is_left_as_it_was(record, guest, tmp_path):
     socket, samples = tmp_path / "qmp", tmp_path / "samples"
     event = {"name": "ram_save_page"}
@@ -242,8 +255,9 @@ def test_a_running_guest_goes_on_and_is_left_as_it_was(record, guest, tmp_path):
         ("query-migrate-parameters",), ("query-migrate-capabilities",), ("query-status",),
         ("trace-event-get-state", event),
     ]  # fmt: skip
+    own = tmp_path / "own.log"
     command = guest(
-        LOAD, "-msg", "timestamp=on", "-qmp", f"unix:{socket},server=on,wait=off",
+        LOAD, "-D", own, "-msg", "timestamp=on", "-qmp", f"unix:{socket},server=on,wait=off",
         "-device", "virtio-serial-pci", "-device",
         "virtserialport,chardev=samples,name=org.dirtylog.freelist",
         "-chardev", f"socket,id=samples,path={samples},server=on,wait=off",
@@ -254,6 +268,7 @@ def test_a_running_guest_goes_on_and_is_left_as_it_was(record, guest, tmp_path):
             if b"ready" in line:
                 break
         before = asyncio.run(_asked(socket, *look))
+        own.write_text("what QEMU logged before\n")
         code, _, words = record(
             "-o", tmp_path / "x.trace", "--qmp", socket, "--freelist", f"unix:{samples}",
             "--bandwidth", "30MiB/s", "--downtime-limit", "123ms", "--capability", "xbzrle",
@@ -261,11 +276,18 @@ def test_a_running_guest_goes_on_and_is_left_as_it_was(record, guest, tmp_path):
         )  # fmt: skip
         assert code == 0, words
         after = asyncio.run(_asked(socket, *look))
+        logs = boot.open_files(qemu.pid)
+        _log_a_line(socket)
+        held = own.read_text()
     finally:
         qemu.kill()
         qemu.communicate()
     assert after == before
     assert after[2]["running"]
+    assert str(own) in logs
+    assert not any("elsewhere.log" in name for name in logs)
+    assert held.startswith("what QEMU logged before\n")
+    assert "qmp" in held.partition("\n")[2]
     trace = Trace.open(tmp_path / "x.trace")
     assert trace.migration["status"] == "completed"
     assert trace.migration["parameters"]["downtime-limit"] == 123

@@ -2,7 +2,7 @@
 
 As of 7.2, and where `Settings.version` is a later one with what has changed since (10.0.13 and
 10.2.2 were read; what 8.2 and 11.1 changed is from their patches). Dirty-limit: from 10.2's source,
-all vCPUs alike, a period's work at an even pace.
+all vCPUs alike, rings that fill as fast as in the period before.
 
 For `precopy` alone, of traces that know every write. It shares no code with the engine. Names are
 those of QEMU's functions. Times are whole ns of the host, unless they end in `_ms`.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 MS = 10**6
+FOREVER = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Settings:
     late_ns: tuple[int, ...] = (0,)
     slowed: tuple[int, ...] = (1,)
     version: tuple[int, int] = (7, 2)
+    #: Bytes/s, from 8.2 on; 0 where it is not set.
+    avail_switchover_bandwidth: int = 0
     #: MiB/s of each vCPU, period in ms, trigger, vCPUs, entries of a ring, those kept free.
     dirty_limit: tuple[int, int, int, int, int, int] | None = None
 
@@ -156,9 +159,18 @@ class Migration:
     def let_guest_run(self, host: int) -> None:
         if self.stop is not None:
             return
-        while self.dirtylimit_in_service and self.next_rate_ns <= host:
-            self.run_rows(self.next_rate_ns)
-            self.vcpu_dirty_rate_stat(self.next_rate_ns)
+        while self.dirtylimit_in_service:
+            rated, full, wake = self.next_rate_ns, self.full_ns, self.wake_ns
+            now = min(rated, full, wake)
+            if now > host:
+                break
+            self.run_rows(now)
+            if now == rated:
+                self.vcpu_dirty_rate_stat(now)
+            elif now == full:
+                self.dirtylimit_vcpu_execute(now)
+            else:
+                self.kvm_cpu_exec(now)
         if self.sync_under_way is not None and self.sync_under_way <= host:
             end, self.sync_under_way = self.sync_under_way, None
             self.run_rows(end)
@@ -180,13 +192,41 @@ class Migration:
     def qmp_set_vcpu_dirty_limit(self) -> None:
         self.dirtylimit_in_service = True
         self.throttle_us_per_full = self.max_dirtyrate = self.ring_fill_ns = 0
-        self.percents_left = 0
         self.begin_rate_period(self.now)
 
     def begin_rate_period(self, host: int) -> None:
         self.ring.clear()
         self.ring_entries, self.period_guest_ns = 0, self.guest_time(host)
-        self.next_rate_ns = host + self.settings.dirty_limit[1] * MS
+        self.kvm_cpu_exec(host)
+        self.period_end_ns = host + self.settings.dirty_limit[1] * MS
+
+    @property
+    def next_rate_ns(self) -> int:
+        """The period's rate is told after a sync, for which every vCPU has to come by."""
+        return self.period_end_ns + self.dirtylimit_vcpu_execute_left(self.period_end_ns)
+
+    def kvm_cpu_exec(self, host: int) -> None:
+        """The vCPUs run from here on, their rings empty, and fill them in the usual time."""
+        self.slow.append((host, self.guest_time(host), 100))
+        self.emptied_ns, self.full_ns, self.wake_ns = host, FOREVER, FOREVER
+        if self.throttle_us_per_full and self.ring_fill_ns < self.settings.dirty_limit[1] * MS:
+            self.full_ns = host + self.ring_fill_ns
+
+    def dirtylimit_vcpu_execute(self, host: int) -> None:
+        self.slow.append((host, self.guest_time(host), 0))
+        self.full_ns, self.wake_ns = FOREVER, host + self.throttle_us_per_full * 1000
+
+    def dirtylimit_vcpu_execute_left(self, host: int) -> int:
+        """How long a vCPU sleeps on that is kicked: usleep ends then, from 8.2 on g_usleep not."""
+        if self.settings.version < (8, 2):
+            return 0
+        full, wake = self.full_ns, self.wake_ns
+        while min(full, wake) <= host:
+            if full <= host:
+                full, wake = FOREVER, full + self.throttle_us_per_full * 1000
+            else:
+                full, wake = wake + self.ring_fill_ns, FOREVER
+        return 0 if wake == FOREVER else wake - host
 
     def kvm_dirty_ring_push(self, page: tuple[int, int]) -> None:
         if self.dirtylimit_in_service and page not in self.ring:
@@ -206,27 +246,12 @@ class Migration:
         if self.ring_entries >= 32 or (self.ring_entries > 0 and self.ring_fill_ns == 0):
             ran = self.guest_time(host) - self.period_guest_ns
             self.ring_fill_ns = ran * (ring - reserved) * vcpus // self.ring_entries
-        ran_ns = self.kvm_cpu_exec_for(period_ms * MS)
-        # The clock knows whole percents; what they leave out is made up for in later periods.
-        percents = ran_ns * 100 + self.percents_left
-        rate = max(1, percents // (period_ms * MS))
-        self.percents_left = percents % (period_ms * MS)
-        if rate != self.slow[-1][2]:
-            self.slow.append((host, self.guest_time(host), rate))
-            self.throttles.append((host, 100 - rate))
         self.begin_rate_period(host)
-
-    def kvm_cpu_exec_for(self, period_ns: int) -> int:
-        """Run, from an empty ring on, and sleep whenever it is full; return how long it ran."""
-        now = ran = 0
-        if not self.throttle_us_per_full:
-            return period_ns
-        while True:
-            fill = min(self.ring_fill_ns, period_ns - now)
-            now, ran = now + fill, ran + fill
-            if now + self.throttle_us_per_full * 1000 >= period_ns:
-                return ran
-            now += self.throttle_us_per_full * 1000
+        percent, sleep_ns = 0, self.throttle_us_per_full * 1000
+        if self.full_ns != FOREVER and sleep_ns:
+            percent = sleep_ns * 100 // (self.ring_fill_ns + sleep_ns)
+        if percent != (self.throttles[-1][1] if self.throttles else 0):
+            self.throttles.append((host, percent))
 
     def dirtylimit_set_throttle(self, quota: int, current: int, off_percent: int) -> None:
         if current == 0:
@@ -248,6 +273,10 @@ class Migration:
     def migration_bitmap_sync(self, *, by_timer: bool = False) -> None:
         self.let_guest_run(self.now)
         begin = self.now
+        if self.dirtylimit_in_service and self.stop is None:
+            self.now += self.dirtylimit_vcpu_execute_left(self.now)
+            self.let_guest_run(self.now)
+            self.kvm_cpu_exec(self.now)
         self.syncs += 1
         for page in self.pages:
             if self.log[page] and not self.bmap[page]:
@@ -511,6 +540,9 @@ class Migration:
         transferred = self.migration_transferred_bytes - self.iteration_initial_bytes
         took = now_ms - self.iteration_start_ms
         self.threshold_size = transferred * self.settings.downtime_limit_ms // took
+        if self.settings.avail_switchover_bandwidth:
+            bytes_a_ms = self.settings.avail_switchover_bandwidth // 1000
+            self.threshold_size = bytes_a_ms * self.settings.downtime_limit_ms
         self.rate_limit_start = self.migration_transferred_bytes
         self.iteration_start_ms, self.iteration_initial_bytes = now_ms, self.rate_limit_start
 

@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from replay.dirty_limit import TOLERANCE, DirtyLimit, Sleep
+from replay.dirty_limit import TOLERANCE, DirtyLimit, Limiter, Sleep
 from replay.dirty_ring import DirtyRing
 from replay.engine import Migration
 from replay.parameters import Parameters
 from replay.profiles import Outcome, profile
+from replay.qemu_version import QemuVersion
 from replay.strategies import strategy
 from replay.throttle import AutoConverge
 from tracer import Block, Meta, Trace, UsageError
 
-SECOND = 10**9
+SECOND, MS = 10**9, 10**6
 PAGE = 4096
 MIB = 1 << 20
 
@@ -111,16 +112,48 @@ def test_a_ring_that_begins_later_and_a_trace_that_repeats():
 
 @pytest.mark.parametrize("limit", [40, 60])
 @pytest.mark.parametrize("vcpus", [1, 2])
-def test_a_guest_is_brought_to_the_limit_and_its_migration_to_an_end(limit, vcpus):
+def test_a_guest_is_brought_to_the_limit(limit, vcpus):
     trace = sweeping(400)
     assert migrate(trace)[1].reason == "trace-exhausted"
     settings = DirtyLimit(rate=limit // vcpus, vcpus=vcpus)
-    migration, outcome = migrate(trace, dirty_limit=settings, downtime_limit_ns=300_000_000)
+    migration, outcome = migrate(
+        trace, dirty_limit=settings, downtime_limit_ns=300 * MS, qemu=QemuVersion(8, 2)
+    )
     assert outcome.throttles
     stop = outcome.stop_ns or outcome.end_ns
     ran = migration.clock.guest_at(stop) - migration.clock.guest_at(stop - 5 * SECOND)
     assert abs(ran * 400 // (5 * SECOND) - limit) <= TOLERANCE * vcpus
-    assert outcome.reason == "downtime-limit"
+
+
+def test_a_migration_is_brought_to_an_end_where_a_window_outdoes_a_ring():
+    """A sync waits until the ring was full once more: 16 MiB, of which 10 go out in a window."""
+    for bandwidth, reason in ((100, "trace-exhausted"), (200, "downtime-limit")):
+        found = {}
+        for limit in (None, DirtyLimit(20)):
+            rates = {"bandwidth": bandwidth * MIB, "qemu": QemuVersion(8, 2)}
+            found[limit] = migrate(sweeping(400), dirty_limit=limit, **rates)[1].reason
+        assert list(found.values()) == ["trace-exhausted", reason]
+
+
+@pytest.mark.parametrize("sleeps_out", [False, True])
+def test_a_kicked_vcpu_by_hand(sleeps_out):
+    """A ring fills in 40 ms; to keep to 10 of 400 MiB/s, the vCPU sleeps 97/3 as long."""
+    limiter = Limiter(DirtyLimit(10, reserved=0), sweeping(400), 1, 100, sleeps_out=sleeps_out)
+    limiter.start(0, 0)
+    assert limiter.next_due == SECOND
+    limiter.settle(SECOND, SECOND)
+    assert (limiter.awake, limiter.held, limiter.next_due) == (True, 96, SECOND + 40 * MS)
+    limiter.settle(SECOND + 40 * MS, SECOND + 40 * MS)
+    wakes = SECOND + 40 * MS + 1_293_333_000
+    assert (limiter.awake, limiter.asleep_for(SECOND + 40 * MS - 1)) == (False, 0)
+    assert limiter.asleep_for(SECOND + 500 * MS) == sleeps_out * (wakes - SECOND - 500 * MS)
+    assert limiter.asleep_for(wakes) == 0
+    assert limiter.next_tick == limiter.next_due == (wakes if sleeps_out else 2 * SECOND)
+    # A sync wakes it, or comes when it has slept; then it has an empty ring.
+    kicked = wakes if sleeps_out else SECOND + 500 * MS
+    limiter.synced(kicked, SECOND + 40 * MS, 0, 0)
+    assert (limiter.awake, limiter.asleep_for(kicked + 39 * MS)) == (True, 0)
+    assert bool(limiter.asleep_for(kicked + 40 * MS)) == sleeps_out
 
 
 def test_a_limit_that_is_kept_anyway_does_nothing():

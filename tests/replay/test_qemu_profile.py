@@ -86,7 +86,9 @@ def later_case(seed: int) -> tuple[Guest, Settings]:
             downtime_limit_ms=1,
         )  # fmt: skip
     version = rng.choice([(8, 2), (9, 2), (10, 0), (10, 1), (11, 0), (11, 1)])
-    return guest, replace(settings, version=version)
+    rate = settings.max_bandwidth
+    switchover = rng.choice([0, 0, 999, 1000, rate // 5, rate + 1, 3 * rate])
+    return guest, replace(settings, version=version, avail_switchover_bandwidth=switchover)
 
 
 def as_trace(guest: Guest) -> Trace:
@@ -115,6 +117,8 @@ def as_parameters(settings: Settings) -> Parameters:
     converge = None
     if settings.throttle is not None:
         converge = AutoConverge(*settings.throttle, tailslow=settings.tailslow)
+    # The loop of 8.1, the first with dirty-limit, is that of 7.2.
+    first = (7, 2) if settings.dirty_limit is None else (8, 1)
     return Parameters(
         bandwidth=settings.max_bandwidth,
         downtime_limit_ns=settings.downtime_limit_ms * 10**6,
@@ -127,7 +131,8 @@ def as_parameters(settings: Settings) -> Parameters:
         lost_ns=settings.late_ns,
         stop_ns=settings.stop_ns,
         device_bytes=settings.device_bytes,
-        qemu=QemuVersion(*settings.version),
+        qemu=QemuVersion(*max(settings.version, first)),
+        switchover_bandwidth=settings.avail_switchover_bandwidth or None,
         auto_converge=converge,
         dirty_limit=None if settings.dirty_limit is None else as_limit(settings.dirty_limit),
         sync_waits=settings.sync_waits,
@@ -253,6 +258,13 @@ def test_a_header_that_just_fills_the_buffer(off):
     assert differences(guest, settings) == []
 
 
+class _Measured(qemu._Window):
+    """A window that knows of no avail-switchover-bandwidth."""
+
+    def __init__(self, parameters: Parameters, stream):
+        super().__init__(replace(parameters, switchover_bandwidth=None), stream)
+
+
 @pytest.mark.parametrize(
     ("cases", "where", "name", "value"),
     [
@@ -263,6 +275,7 @@ def test_a_header_that_just_fills_the_buffer(off):
         (narrow_case, QemuVersion, "syncs_at_threshold", False),
         (later_case, stream, "_put", lambda file, pages, *_: None),
         (later_case, stream, "FOOT_BYTES", 4),
+        (later_case, qemu, "_Window", _Measured),
     ],
 )
 def test_a_planted_error_of_a_version_is_caught(monkeypatch, cases, where, name, value):
@@ -288,6 +301,7 @@ def limited_case(seed: int) -> tuple[Guest, Settings]:
             rng.choice([1, 1, 2, 3]),
             *rng.choice([(1, 0), (4, 1), (16, 0), (64, 3)]),
         ),
+        version=rng.choice([(7, 2), (8, 2), (11, 1)]),
     )
     return guest, settings
 
@@ -324,6 +338,12 @@ def test_the_limited_cases_reach_what_they_should():
 )
 def test_a_planted_error_in_dirty_limit_is_caught(monkeypatch, name, value):
     monkeypatch.setattr(dirty_limit, name, value)
+    assert any(differences(*limited_case(seed)) for seed in range(100))
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_a_sleep_that_a_kick_ends_or_not_is_caught(monkeypatch, value):
+    monkeypatch.setattr(QemuVersion, "sleeps_out", value)
     assert any(differences(*limited_case(seed)) for seed in range(100))
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from tracer.format import Block
+from tracer.words import whole_size
 
 _MIB = 1 << 20
 _PC_ROM = ("pc.rom", 128 << 10)
@@ -67,7 +68,9 @@ def lay_out(
         size = FIXED.get(name, 0)
         if size < seen or not size:
             size = seen
-            notes.append(f"block {name}: its size is not recorded; {size} bytes of it were seen")
+            notes.append(
+                f"block {name}: its size is not recorded; {whole_size(size)} of it were seen"
+            )
         sizes.append(size)
     unseen: list[tuple[str, int]] = []
     seen = max(extents.get(0, 0) * page_size, write_end if len(names) == 1 else 0)
@@ -100,8 +103,8 @@ def _main_size(
         size = ram if ram is not None and ram >= seen else -(-max(seen, 1) // _MIB) * _MIB
         if size != ram:
             notes.append(
-                f"block {names[0]}: its size is not recorded; taken as {size} bytes, the highest "
-                "page seen rounded up to 1 MiB (pass a migrate.json with ram.total)"
+                f"block {names[0]}: its size is not recorded; taken as {whole_size(size)}, the "
+                "highest page seen rounded up to 1 MiB (pass a migrate.json with ram.total)"
             )
         notes.append("blocks that no page was sent of are unknown: no total was recorded")
         return size
@@ -109,14 +112,18 @@ def _main_size(
     if ram is None:
         ram = rest - rest % _MIB
     if not seen <= ram <= rest:
-        notes.append(f"guest RAM taken as {rest} bytes: what the total of {total} leaves")
+        notes.append(
+            f"guest RAM taken as {whole_size(rest)}: what the total of {whole_size(total)} leaves"
+        )
         return max(rest, seen)
     if rest - ram == _PC_ROM[1] and names[0] == "pc.ram" and _PC_ROM[0] not in names:
         unseen.append(_PC_ROM)
-        notes.append("block pc.rom: never seen; the total leaves exactly its 131072 bytes")
+        notes.append("block pc.rom: never seen; the total leaves exactly its 128 KiB")
     elif rest > ram:
         unseen.append(("unseen", rest - ram))
-        notes.append(f"blocks of {rest - ram} bytes together never sent a page; laid out last")
+        notes.append(
+            f"blocks of {whole_size(rest - ram)} together never sent a page; laid out last"
+        )
     return ram
 
 

@@ -32,6 +32,7 @@ from tracer.readers.report import ReadReport, milliseconds
 from tracer.readers.rows_out import batched, write_epochs, write_pages
 from tracer.readers.streams import Progress
 from tracer.rows import Int64s
+from tracer.words import whole_size
 from tracer.writer import Compression, TraceWriter
 
 Arch = Literal["x86_64", "aarch64"]
@@ -102,13 +103,13 @@ class _Job:
         for file, size in sizes.items():
             if not size or size % page_size:
                 raise TraceError(
-                    f"{file}: {size} bytes; a memory file is a whole number of pages of "
-                    f"{page_size} bytes"
+                    f"{file}: {size:,} bytes; a memory file is a whole number of pages of "
+                    f"{whole_size(page_size)}"
                 )
             if size != self._size:
                 raise TraceError(
-                    f"{file}: {size} bytes, {files[0]} has {self._size}; the snapshots of one "
-                    "guest are of one size"
+                    f"{file}: {whole_size(size)}, {files[0]} has {whole_size(self._size)}; the "
+                    "snapshots of one guest are of one size"
                 )
 
     @property
@@ -184,8 +185,8 @@ class _Job:
         block = os.stat(self._files[0]).st_blksize  # noqa: PTH116 - pathlib's is the same
         if block > self._page_size:
             add(
-                f"the file system allocates {block} bytes at a time: clean pages beside a dirty "
-                "one may count as dirty"
+                f"the file system allocates {whole_size(block)} at a time: clean pages beside a "
+                "dirty one may count as dirty"
             )
         add(
             "without track_dirty_pages Firecracker writes every resident page into a diff, dirty "

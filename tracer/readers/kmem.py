@@ -29,6 +29,7 @@ from tracer.readers.spool import Records, Spool
 from tracer.readers.streams import Progress
 from tracer.rows import Int64s
 from tracer.trace import Trace
+from tracer.words import duration
 from tracer.writer import Compression, TraceWriter
 
 _FOUR_GIB = 4 << 30
@@ -198,10 +199,10 @@ class _Job:
         free, untold, differ = states.start(self._sampled())
         if self._base is not None and inside == early:
             raise TraceError(
-                f"{self._text.path}: no event falls into the {self._duration} ns of "
-                f"{self._base.path}; the text runs from {self._spool.first_ns} ns to "
-                f"{self._spool.last_ns} ns of its clock, time zero would be {self._zero} ns "
-                "(--offset moves it)"
+                f"{self._text.path}: no event falls into the {duration(self._duration)} of "
+                f"{self._base.path}; the text runs from {_stamp(self._spool.first_ns)} to "
+                f"{_stamp(self._spool.last_ns)} of its clock, time zero would be "
+                f"{_stamp(self._zero)} (--offset moves it)"
             )
         rows: dict[str, int] = {"dirty": 0, "freelist": 0}
         page, count = runs_of(free)
@@ -305,3 +306,8 @@ def _free(
 ) -> int:
     writer.write("freelist", t_ns=t, page=page, count=count, free=free)
     return len(t)
+
+
+def _stamp(ns: int) -> str:
+    """Return a time as the text has it."""
+    return f"{ns / 1e9:.6f} s"

@@ -25,6 +25,7 @@ from tracer.readers.rows_out import write_pages
 from tracer.readers.spool import RECORD, Spool
 from tracer.readers.streams import Progress, read_lines
 from tracer.rows import Int64s
+from tracer.words import duration, setting, size
 from tracer.writer import Compression, TraceWriter
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def import_lackey(
     if not 0 < scale <= _LARGEST_FACTOR or scale.denominator > _LARGEST_FACTOR:
         raise UsageError(f"{scale} ns per instruction; wanted a number from 0.000001 to 1000000")
     if not 1 <= quantum_ns <= 10**12:
-        raise UsageError(f"a quantum of {quantum_ns} ns; wanted 1 ns to 1000 s")
+        raise UsageError(f"a quantum of {setting(quantum_ns)}; wanted 1 ns to 1000 s")
     if not 4096 <= page_size <= 1 << 30 or page_size & (page_size - 1):
-        raise UsageError(f"a page size of {page_size}; wanted a power of two from 4096")
+        raise UsageError(
+            f"a page size of {size(page_size)}; wanted a power of two from 4 KiB to 1 GiB"
+        )
     with (
         TraceWriter(Path(out), compression=compression, force=force) as writer,
         Spool(str(source)) as spool,
@@ -97,7 +100,7 @@ class _Job:
             self._lines += lines
             self._bytes += len(chunk)
             if self._end() > MAX_DURATION_NS:
-                raise TraceError(f"{self._path}: lasts more than {MAX_DURATION_NS} ns")
+                raise TraceError(f"{self._path}: lasts more than {duration(MAX_DURATION_NS)}")
             records = np.zeros(rows, RECORD)
             records["t"] = out[0, :rows] * self._quantum + self._quantum - 1
             records["a"] = out[1, :rows]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tracer.counters import check_answer
 from tracer.errors import TraceError
-from tracer.readers.counters import check_answer
 
 #: Answers kept in a trace: enough to draw a curve, few enough to stay small.
 _MOST_POLLS = 200

@@ -25,6 +25,7 @@ from tracer.readers.qemu_report import Outcome, course_of, notes_on, report_on
 from tracer.readers.report import ImportReport
 from tracer.readers.ring_pages import ring_pages
 from tracer.readers.rows_out import runs
+from tracer.words import size
 from tracer.writer import TraceWriter
 
 #: The log's timestamps are whole microseconds; what happened within one has no order.
@@ -77,8 +78,8 @@ class QemuImport:
         )
         if layout.pages > _MOST_PAGES:
             raise TraceError(
-                f"{log.path}: its addresses and totals ask for {layout.pages} pages of "
-                f"{self._page_size} bytes; a guest of more than 16 TiB is not believed"
+                f"{log.path}: its addresses and totals ask for {layout.pages:,} pages of "
+                f"{size(self._page_size)}; a guest of more than 16 TiB is not believed"
             )
         return layout
 

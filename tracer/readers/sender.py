@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.readers.qemu_lines import EVENT, EXACT, PENDING, SAVE, STOP, SYNC_END, SYNC_START
 
@@ -47,7 +48,7 @@ def measure_sender(log: QemuLog, *, hinting: bool) -> Sender:
     those with content are rows of their own, so that windows without zero pages say how fast they
     go out (the median: a busy host holds up some). In the first pass all that lies between two
     pages of rows is zero pages, unless hinting has taken some out, and what lies between their
-    times beyond one page with content is the zero pages'.
+    times beyond one page with content is the zero pages': the median of them, for the same reason.
     """
     seen = _Seen()
     for events in log.chunks():
@@ -58,13 +59,25 @@ def measure_sender(log: QemuLog, *, hinting: bool) -> Sender:
     rates = [pages * (_PAGE_BYTES + _HEADER_BYTES) * 1_000_000 // us for us, pages in plain]
     rate = int(median(rates)) if rates else None
     zero_ns = None
-    if rate and seen.run_pages and not hinting:
+    if rate and seen.runs and not hinting:
         page_ns = (_PAGE_BYTES + _HEADER_BYTES) * 1_000_000_000 // rate
-        zero_ns = max(seen.run_us * 1000 - seen.runs * page_ns, 0) // seen.run_pages
+        zero_ns = _median_of_pages(np.concatenate(seen.runs, axis=1), page_ns)
     lengths = np.diff(np.array(seen.starts, np.int64))
     full = lengths[(lengths > _FULL_US - 1000) & (lengths < _DISTURBED_US)]
     wake = max(int(full.sum()) * 1000 // len(full) - _FULL_US * 1000, 0) if len(full) else None
     return Sender(len(seen.windows), rate, zero_ns, wake, _rest_us(log, seen.last_save))
+
+
+def _median_of_pages(runs: npt.NDArray[np.int64], page_ns: int) -> int:
+    """Return the ns of the middle one of all zero pages, each taken to cost as its run's mean.
+
+    runs: pages and us of each run of zero pages, a page with content included in the us.
+    """
+    pages, us = runs
+    each = np.maximum(us * 1000 - page_ns, 0) // pages
+    order = np.argsort(each, kind="stable")
+    passed = np.cumsum(pages[order])
+    return int(each[order][np.searchsorted(passed, (passed[-1] + 1) // 2)])
 
 
 def _rest_us(log: QemuLog, last_save: int) -> int | None:
@@ -91,15 +104,15 @@ class _Seen:
     """What a log shows, chunk by chunk.
 
     starts: of windows, us. windows: of those that no sync cuts short, us from the start to the last
-    page with content, such pages, zero pages. runs, run_pages, run_us: long runs of zero pages
-    between two pages with content, the pages in them, and us from the one page to the other.
+    page with content, such pages, zero pages. runs: of long runs of zero pages between two pages
+    with content, the pages in them and the us from the one page to the other, (2, n) int64 each.
     last_save: us.
     """
 
     def __init__(self) -> None:
         self.starts: list[int] = []
         self.windows: list[tuple[int, int, int]] = []
-        self.runs = self.run_pages = self.run_us = 0
+        self.runs: list[npt.NDArray[np.int64]] = []
         self.last_save = 0
         self._syncs = 0
         #: From the last look at what is pending on: its window is not over.
@@ -147,6 +160,5 @@ class _Seen:
         pages = (after["a"] - before["a"]) // _PAGE_BYTES - 1
         both = (before["kind"] == SAVE) & (after["kind"] == SAVE) & (before["b"] == after["b"])
         run = both & (pages >= _RUN)
-        self.runs += int(run.sum())
-        self.run_pages += int(pages[run].sum())
-        self.run_us += int((after["t"][run] - before["t"][run]).sum())
+        if run.any():
+            self.runs.append(np.stack((pages[run], (after["t"] - before["t"])[run])))

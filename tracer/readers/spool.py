@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import TraceError
+from tracer.words import duration
 
 #: One event: ns of the recording's clock, two numbers, a kind, and the line it stands in.
 RECORD = np.dtype([("t", "<i8"), ("a", "<i8"), ("line", "<u4"), ("b", "<i4"), ("kind", "u1")])
@@ -67,8 +68,9 @@ class Spool:
         if len(bad):
             line, by = int(records["line"][bad[0]]), int(late[bad[0]])
             raise TraceError(
-                f"{self._where}, line {line}: its time is {by} ns before that of a line further "
-                "up; lines may be out of order by 100 ms at most (is this more than one recording?)"
+                f"{self._where}, line {line}: its time is {duration(by)} before that of a line "
+                "further up; lines may be out of order by 100 ms at most (is this more than one "
+                "recording?)"
             )
         held = np.concatenate((self._held, records))
         if self.late:

@@ -40,8 +40,9 @@ def record_attached(
     """Record the QEMU at a QMP socket, an epoch a round of `round_ns`, in whole seconds.
 
     log: where QEMU is to write its trace log meanwhile, beside the trace else; it must be able to.
-    Raises RecordError where this QEMU cannot tell pages, saying what can; UsageError for what does
-    not fit. QEMU is left as it was: its events, and its log.
+    Raises UsageError for what does not fit, a guest under TCG or without a ring among it, saying
+    what does; RecordError where QEMU or the system refuses. QEMU is left as it was: its events, and
+    its log.
     """
     seconds, odd = divmod(round_ns, 1_000_000_000)
     if odd or not 1 <= seconds <= _LONGEST_ROUND:
@@ -183,7 +184,7 @@ class _Job:
             )
         except RecordError as error:
             if "not enabled" in str(error):
-                raise RecordError(
+                raise UsageError(
                     "this guest's KVM keeps a bitmap, of which QEMU tells no pages; start it with "
                     "-accel kvm,dirty-ring-size=4096, or use dirtylog record process --qmp"
                 ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tracer.errors import RecordError, UsageError
+from tracer.words import whole_size
 
 #: No file; a file's own pages (a memfd, shared memory, hugetlbfs); a copy on write of a file's.
 Backing = Literal["anonymous", "shared", "private"]
@@ -149,7 +150,8 @@ def _sized(size: int, able: Sequence[Mapping], pid: int) -> list[Mapping]:
         )
     if not whole:
         raise UsageError(
-            f"process {pid} has no mapping of {size} bytes, nor two that make it up; {_list(able)}"
+            f"process {pid} has no mapping of {whole_size(size)}, nor two that make it up; "
+            f"{_list(able)}"
         )
     return whole
 

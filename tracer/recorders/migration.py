@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from tracer.errors import RecordError, UsageError
 from tracer.recorders.folder import Answers, Folder
 from tracer.recorders.freelist import PORTS, listen
 from tracer.recorders.launch import Qemu
-from tracer.recorders.qmp import Monitor, Refused, connect, need_qmp
+from tracer.recorders.log_file import LogFile
+from tracer.recorders.qmp import Monitor, Refused, connect, need_qmp, open_socket
 from tracer.recorders.settings import Settings, check_hinting
 from tracer.recorders.sink import sink
 from tracer.recorders.stamped import FreelistLines, Lines
@@ -62,6 +64,8 @@ class _Recording:
         self._samples: FreelistLines | None = None
         self._listening: asyncio.Task[None] | None = None
         self._qemu: Qemu | None = None
+        self._pid = 0
+        self._left: list[str] = []
         self._answer: Mapping[str, Any] = {}
 
     async def run(self) -> Ending:
@@ -86,7 +90,8 @@ class _Recording:
         wanted = self._wanted
         self._say("starting QEMU" if wanted.command else "connecting")
         if wanted.qmp is not None:
-            monitor = await connect(wanted.qmp)
+            channel, self._pid = open_socket(wanted.qmp)
+            monitor = await connect(channel, wanted.qmp)
             stack.push_async_callback(monitor.close)
         else:
             self._qemu = self._dressed(console)
@@ -141,7 +146,8 @@ class _Recording:
     async def _record(self, stack: AsyncExitStack, monitor: Monitor) -> Ending:
         wanted, attached = self._wanted, self._qemu is None
         log = wanted.qemu_log or self._folder / "qemu.log"
-        settings, tracing = Settings(monitor), Tracing(monitor, log)
+        file = LogFile(monitor, self._pid, log) if attached else None
+        settings, tracing = Settings(monitor), Tracing(monitor, log, file)
         uri = await self._target(stack)
         try:
             await settings.apply(wanted.parameters, wanted.capabilities)
@@ -158,7 +164,7 @@ class _Recording:
             with suppress(RecordError, TimeoutError):
                 async with asyncio.timeout(_CANCELLING):
                     await self._end(monitor)
-                    await tracing.stop()
+                    self._left = await tracing.stop()
                     if attached:
                         await settings.restore()
             if wanted.qemu_log is not None and wanted.qemu_log.exists():
@@ -166,7 +172,7 @@ class _Recording:
         if attached and ending.status == "completed" and wanted.to == "nowhere":
             # Nobody took the guest over: it goes on here.
             await monitor.do("cont")
-        return ending
+        return replace(ending, left=tuple(self._left))
 
     async def _end(self, monitor: Monitor) -> None:
         """Cancel a migration that an error left under way, and wait until it is gone."""

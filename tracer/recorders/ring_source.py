@@ -17,10 +17,13 @@ INSTEAD = "record it with dirtylog record process --qmp, or with dirtylog record
 
 
 async def check(monitor: Monitor) -> None:
-    """Raise RecordError, saying why and what instead, where this QEMU cannot tell pages."""
+    """Refuse a QEMU that cannot tell pages, saying why and what instead.
+
+    Raises UsageError for a guest under TCG, RecordError for what this QEMU lacks or is busy with.
+    """
     kvm = await monitor.attempt("query-kvm") or {}
     if not kvm.get("enabled"):
-        raise RecordError(
+        raise UsageError(
             "this QEMU runs its guest by TCG, where only a migration clears the dirty log: "
             + INSTEAD
         )

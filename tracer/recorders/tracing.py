@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tracer.errors import RecordError, UsageError
+from tracer.recorders.log_file import LogFile
 from tracer.recorders.qmp import Monitor, Refused
 
 #: Without these there is nothing to import.
@@ -36,10 +37,13 @@ _SILENCE = 5.0
 
 
 class Tracing:
-    """The events of a recording; only those that were off before are turned off again."""
+    """The events of a recording; only those that were off before are turned off again.
 
-    def __init__(self, monitor: Monitor, log: Path):
-        self._monitor, self._log = monitor, log
+    log: where QEMU is to log. file: the same, of a QEMU whose log is turned back in the end.
+    """
+
+    def __init__(self, monitor: Monitor, log: Path, file: LogFile | None = None):
+        self._monitor, self._log, self._file = monitor, log, file
         self._turned: list[str] = []
         self.names: list[str] = []
 
@@ -55,6 +59,7 @@ class Tracing:
                 "with -accel kvm,dirty-ring-size=4096 or with -accel tcg"
             )
         writes = _KVM_WRITES if kvm.get("enabled") else _TCG_WRITES
+        found: list[str] = []
         for name in (*_NEEDED, *writes, *_OPTIONAL):
             states = await self._monitor.attempt("trace-event-get-state", {"name": name}) or []
             state = states[0]["state"] if states else "unavailable"
@@ -66,7 +71,16 @@ class Tracing:
             if state != "unavailable":
                 self.names.append(name)
             if state == "disabled":
-                self._turned.append(name)
+                found.append(name)
+        if self._file is not None:
+            await self._file.turn()
+        else:
+            await self._log_there()
+        self._turned = list(self.names) if self._file is not None and self._file.orphaned else found
+        for name in self._turned:
+            await self._switch(name, on=True)
+
+    async def _log_there(self) -> None:
         try:
             await self._monitor.say(f'logfile "{self._log}"')
         except Refused as error:
@@ -74,13 +88,18 @@ class Tracing:
                 f"{self._log}: QEMU cannot write its log there ({error}); --qemu-log names another "
                 "place"
             ) from None
-        for name in self._turned:
-            await self._switch(name, on=True)
 
-    async def stop(self) -> None:
-        """Turn the events off that `start` turned on."""
+    async def stop(self) -> list[str]:
+        """Turn the events off that `start` turned on, and the log back; return what could not be.
+
+        Raises RecordError where QEMU has gone.
+        """
         while self._turned:
             await self._switch(self._turned.pop(), on=False)
+        if self._file is None:
+            return []
+        await self._file.give_back(self._monitor)
+        return self._file.told
 
     async def _switch(self, name: str, *, on: bool) -> None:
         await self._monitor.do("trace-event-set-state", {"name": name, "enable": on})

@@ -65,8 +65,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a recorded migration ended: QEMU's status, after how long (s), and its last answer."""
+    """How a recorded migration ended: QEMU's status, after how long (s), and its last answer.
+
+    left: what of a QEMU that was running could not be put back as it was, as sentences.
+    """
 
     status: str
     seconds: float
     answer: Mapping[str, Any]
+    left: tuple[str, ...] = ()

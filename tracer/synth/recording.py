@@ -10,6 +10,7 @@ from tracer.errors import UsageError
 from tracer.format import FreelistResolution, Resolution
 from tracer.rows import Int64s
 from tracer.synth.chunks import Chunk
+from tracer.words import setting
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Recording:
     def __post_init__(self) -> None:
         for name, value in (("epoch", self.epoch_ns), ("sample interval", self.sample_ns)):
             if value < 2:
-                raise UsageError(f"{name} {value} ns: wanted at least 2 ns")
+                raise UsageError(f"{name} {setting(value)}: wanted at least 2 ns")
         if self.quantum_ns < 1:
-            raise UsageError(f"quantum {self.quantum_ns} ns: wanted at least 1 ns")
+            raise UsageError(f"quantum {setting(self.quantum_ns)}: wanted at least 1 ns")
 
     @property
     def exact(self) -> bool:

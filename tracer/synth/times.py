@@ -9,6 +9,7 @@ import numpy as np
 from tracer.errors import UsageError
 from tracer.rows import Int64s
 from tracer.synth.guest import Guest
+from tracer.words import duration
 
 #: Between two writes, so that what is freed and taken fits in between: ns.
 GAP = 4
@@ -34,7 +35,7 @@ class Timeline:
             number, length = self._step(self._writes, i), self._step(self._ns, i)
             if number and length < (number + 1) * (GAP + 1):
                 raise UsageError(
-                    f"{number} writes do not fit in {length} ns; lower the rate (at most "
+                    f"{number} writes do not fit in {duration(length)}; lower the rate (at most "
                     f"{10**9 // (GAP + 1) // 10**6} million writes/s at the busiest)"
                 )
 

@@ -27,6 +27,7 @@ from tracer.rows import Int64s
 from tracer.synth.guest import SECOND_NS, Guest, Region
 from tracer.synth.kinds.base import Common
 from tracer.synth.planted import Planted
+from tracer.words import duration
 
 Plant = Literal["straddle", "uncleared"]
 
@@ -120,9 +121,9 @@ def _straddle(guest: Guest, options: Options) -> Planted:
     sync = _ns(_ZERO * (guest.pages - content - early) + (content + early) * size, rate)
     if min(sync - begin, before - sync) < _LEAST_NS or content < 1:
         raise UsageError(
-            f"race: round 1 passes {guest.pages} zero pages in {zeros_ns} ns and must end "
-            f"between the snapshot ({times.snapshot} ns) and {before} ns; make the guest smaller, "
-            "or the bandwidth or --report-delay larger"
+            f"race: round 1 passes {guest.pages} zero pages in {duration(zeros_ns)} and must end "
+            f"between the snapshot ({duration(times.snapshot)}) and {duration(before)}; make the "
+            "guest smaller, or the bandwidth or --report-delay larger"
         )
     idle = guest.pages - busy - noise - planted - early - content
     _must_fit(guest, idle, busy + noise + planted + early + content)
@@ -288,8 +289,8 @@ def _must_fit(guest: Guest, room: int, needed: int) -> None:
 def _must_last(guest: Guest, end: int) -> None:
     if end >= guest.duration_ns:
         raise UsageError(
-            f"race: the migration may last {end} ns, the trace {guest.duration_ns}; make "
-            "--duration longer"
+            f"race: the migration may last {duration(end)}, the trace "
+            f"{duration(guest.duration_ns)}; make --duration longer"
         )
 
 
