@@ -289,6 +289,30 @@ def test_nonsense_is_refused(tmp_path):
         Wanted(tmp_path / "a.trace", duration_ns=0)
 
 
+def test_a_signal_may_stop_a_recording_at_any_moment_of_its_wait(tmp_path):
+    """Its handler runs between two steps of the wait, which goes on only when it has returned."""
+    wanted, steps = Wanted(tmp_path / "a.trace"), []
+
+    def handle():
+        wanted.stop.set()
+        wanted.stop.clear()  # for the next step
+
+    def step(*_):
+        steps.append(threading.Thread(target=handle, daemon=True))
+        steps[-1].start()
+        steps[-1].join(20)
+        assert not steps[-1].is_alive(), "it waits for a lock of the wait's"
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        wanted.wait(time.monotonic_ns() + 1_000_000)
+    finally:
+        sys.settrace(before)
+    assert steps
+
+
 def test_runs_and_zero_pages():
     pages = np.array([0, 1, 2, 5, 9, 10])
     first, count = runs(pages)
