@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from hypothesis import HealthCheck, settings
@@ -19,3 +20,7 @@ settings.load_profile("steady")
 
 # A shell ignores Ctrl-C for what it starts in the background; what is started here would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What changes all that is printed; a test that is about one of them sets it.
+for name in ("DIRTYLOG_TRACEBACK", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
