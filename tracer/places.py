@@ -12,6 +12,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -143,7 +144,9 @@ def local(text: str, cache: Cache) -> Iterator[Path]:
             _make_room(cache, needed)
             with whole_directory(entry, force=True) as directory:
                 _copy(files, directory / path.name)
-        os.utime(entry)
+        # To the ns: by itself the system's clock of files moves every few ms.
+        now = time.time_ns()
+        os.utime(entry, ns=(now, now))
         yield path
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from analyses.info import describe
@@ -69,7 +69,6 @@ def in_memory(pages, dirty, freelist, batch):
     return Trace.from_tables(header, **tables)
 
 
-@settings(deadline=None)
 @given(traces(), st.integers(1, 7), st.integers(1, 9))
 def test_counts_are_those_of_a_page_by_page_count(rows, batch, windows):
     pages, dirty, freelist = rows

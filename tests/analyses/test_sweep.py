@@ -3,8 +3,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -64,10 +64,14 @@ class Always(Accept):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Slowly(Always):
-    "Dies when others have come to wait for its process."
+    "Dies, for the first time when another task waits at its worker."
 
     def when_due(self, report):
-        time.sleep(1)
+        from distributed import get_worker
+
+        tasks = get_worker().state.tasks
+        while len(tasks) < 2 and not Path(__file__).with_name("deaths").exists():
+            time.sleep(0.01)
         return super().when_due(report)
 """
 
@@ -315,21 +319,23 @@ def test_killed_it_goes_on_and_leaves_no_process_behind(cli, traces, tmp_path):
     Path("wait").touch()
     line = [traces, "-s", "precopy", "-s", "slow.py:Slow", "-o", "out"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    progress = re.compile(rb"dirtylog: \d+ of \d+\b.*\n")  # told every 30 s
     for end in (signal.SIGKILL, signal.SIGINT):
         begun = subprocess.Popen(
             [*COMMAND, "sweep", *line, "--workers", "2"], env=environment, stderr=subprocess.PIPE
         )
         pids = []
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while len(pids) < 2 and begun.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
             pids = [int(file.name[4:]) for file in tmp_path.glob("pid-*")]
         assert len(pids) == 2
         begun.send_signal(end)
-        said = begun.communicate(timeout=30)[1]
+        said = begun.communicate(timeout=300)[1]
         assert begun.returncode == (130 if end == signal.SIGINT else -9)
         if end == signal.SIGINT:
-            assert said == b""
+            assert progress.sub(b"", said) == b""
+        until = time.monotonic() + 300
         while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
             time.sleep(0.05)
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -469,7 +475,9 @@ class Store:
 
 def s3_store(port: int) -> Store:
     where = {"scheme": "http", "endpoint_override": f"127.0.0.1:{port}"}
-    opened = fs.S3FileSystem(**where, region="us-east-1", allow_bucket_creation=True)
+    # The server loads most of itself with its first answer.
+    patience = {"request_timeout": 300, "connect_timeout": 300}
+    opened = fs.S3FileSystem(**where, **patience, region="us-east-1", allow_bucket_creation=True)
     opened.create_dir("traces")
     query = f"?scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
     return Store(opened, "s3", "", query)
@@ -481,10 +489,24 @@ def gs_store(port: int) -> Store:
     return Store(fs.GcsFileSystem(**where, anonymous=True), "gs", "anonymous@", query)
 
 
+#: Runs a module that serves at port 0, which is one that is free, and prints it once it listens.
+SERVE = """
+import runpy, socketserver, sys
+
+listen = socketserver.TCPServer.server_activate
+
+def listen_and_tell(server):
+    listen(server)
+    print(server.server_address[1], flush=True)
+
+socketserver.TCPServer.server_activate = listen_and_tell
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 STORES = {
-    "s3": (s3_store, ("-m", "moto.server", "-H", "127.0.0.1", "-p")),
-    "gs": (gs_store, ("-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--in-memory",
-                      "--quiet", "--default-bucket", "traces", "--port")),
+    "s3": (s3_store, ("moto.server", "-H", "127.0.0.1", "-p", "0")),
+    "gs": (gs_store, ("gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", "0",
+                      "--in-memory", "--quiet", "--default-bucket", "traces")),
 }  # fmt: skip
 
 
@@ -492,25 +514,16 @@ STORES = {
 def store(request):
     """A store that answers as S3 or as Google's does, in a process of its own."""
     opens, command = STORES[request.param]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        line = [sys.executable, *command, str(port)]
-        with subprocess.Popen(line, stderr=subprocess.DEVNULL) as server:
+        line = [sys.executable, "-c", SERVE, *command]
+        with subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as server:
             try:
-                until = time.monotonic() + 60
-                while time.monotonic() < until:
-                    with (
-                        contextlib.suppress(OSError),
-                        socket.create_connection(("127.0.0.1", port)),
-                    ):
-                        break
-                    time.sleep(0.1)
-                yield opens(port)
+                yield opens(int(server.stdout.readline()))
             finally:
                 server.terminate()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.recorders.live import wait_until
 from tests.recorders.test_kvm import CODE, START
 from tracer.recorders.kvm_demos import Demo
 from tracer.recorders.mappings import PAGE, Region
@@ -49,11 +49,8 @@ def running(folder: Path, demo: Demo, *options: str) -> Iterator[tuple[subproces
     line = command(folder, demo, *options)
     process = subprocess.Popen([*line, "-qmp", f"unix:{socket},server=on,wait=off"])
     try:
-        deadline = time.monotonic() + 20
-        while not socket.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: socket.exists() or process.poll() is not None)
+        assert process.poll() is None
         yield process, socket
     finally:
         process.kill()
@@ -116,13 +113,12 @@ def open_files(pid: int) -> set[str]:
     return names
 
 
-def wait_for_program(pid: int, ram: Region) -> None:
+def wait_for_program(pid: int, ram: Region, page: int = FIRST + PAGES - 1) -> None:
     """Wait until the guest's program has written a page: the BIOS is done by then."""
-    deadline = time.monotonic() + 60
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        while True:
-            memory.seek(ram.start + (FIRST + PAGES - 1) * PAGE)
-            if any(memory.read(1)):
-                return
-            assert time.monotonic() < deadline, "the guest's program did not start"
-            time.sleep(0.02)
+
+        def is_written() -> bool:
+            memory.seek(ram.start + page * PAGE)
+            return any(memory.read(1))
+
+        wait_until(is_written)

@@ -102,7 +102,7 @@ def _needed(script: Path) -> dict[str, Path]:
     return {**files, loader: Path(loader)}
 
 
-def run(kernel: Path, initrd: Path, *options: str, timeout: float = 120) -> str:
+def run(kernel: Path, initrd: Path, *options: str, timeout: float = 900) -> str:
     """Boot the guest and return what it printed until it was off."""
     command = [
         *("qemu-system-x86_64", "-accel", "tcg", "-m", "512M", "-nodefaults", "-no-reboot"),

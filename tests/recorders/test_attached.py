@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import socket as sockets
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +17,21 @@ import pytest
 
 from analyses.commands import run
 from tests.recorders import boot
+from tests.recorders.live import (
+    PATIENCE,
+    UNTIL_ENDED,
+    all_pages,
+    ended_when,
+    pages_of,
+    wait_until,
+)
 from tests.recorders.test_kvm import WRITTEN
 from tests.recorders.test_kvm_log import needs_kvm
 from tracer import Trace
 from tracer.recorders import qmp
 from tracer.recorders.kvm_demos import DEMOS
 from tracer.recorders.qmp import connect
+from tracer.recorders.ramblocks import ask_qemu
 from tracer.recorders.ring_source import EVENTS
 
 ROOT = Path(__file__).parents[2]
@@ -55,24 +64,18 @@ def is_quiet(socket):
     return [state[0]["state"] for state in states] == ["disabled"] * len(EVENTS)
 
 
-def wait_until(true, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_for_program(process, socket, name="pc.ram", page=0x8F):
+    """Wait until the guest writes a page of a block, the last of `WRITTEN`."""
+    regions = ask_qemu(socket)[1]
+    (ram,) = [region for region in regions if region.name.rsplit("/", 1)[-1] == name]
+    boot.wait_for_program(process.pid, ram, page)
 
 
 def epochs(out):
     """Return the pages of each epoch of a whole trace, by when it ended."""
     trace = Trace.open(out)
     trace.validate()
-    found = {t: set() for t in trace.epochs[1:].tolist()}
-    for rows in trace.rows("dirty"):
-        for t, first, count in zip(
-            rows.t.tolist(), rows.page.tolist(), rows.count.tolist(), strict=True
-        ):
-            found[t].update(range(first, first + count))
-    return found
+    return pages_of(trace)
 
 
 @contextmanager
@@ -106,14 +109,15 @@ def test_the_rings_pages_are_there_and_qemu_is_left_as_it_was(firmware, tmp_path
     out, log = tmp_path / "a.trace", tmp_path / "own.log"
     guest = (*RING, *firmware, "-D", str(log))
     with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
-        time.sleep(1)
+        wait_for_program(process, socket)
         # What QEMU logged before stays, and what it logs later stands behind it.
         ask(socket, "trace-event query_dirty_rate_info on", "info dirty_rate")
         ask(socket, "trace-event query_dirty_rate_info off")
         held = log.read_text()
         assert held.count("query_dirty_rate_info") == 1
         there = sorted(file.name for file in tmp_path.iterdir())
-        assert run([*RECORD, str(socket), "-o", str(out), "--duration", "2s"]) == 0
+        with ended_when(out, lambda so_far: len(so_far.epochs) > 2):
+            assert run([*RECORD, str(socket), "-o", str(out), *UNTIL_ENDED]) == 0
         said, told = capsys.readouterr()
         assert said == f"{out}\n"
         assert "nothing is logged between two rounds" in " ".join(told.split())
@@ -159,19 +163,27 @@ def test_pages_of_several_large_slots_are_told_apart(memory, blocks, tmp_path):
     out = tmp_path / "a.trace"
     guest = (*RING, *boot.flat_firmware(tmp_path, VCPUS), *memory)
     with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
-        time.sleep(2)
-        assert run([*RECORD, str(socket), "-o", str(out), "--duration", "3s"]) == 0
+        wait_for_program(process, socket, blocks[0][0], 0x30)  # which the second vCPU alone writes
+
+        def written(trace):
+            first = {block.name.rsplit("/", 1)[-1]: block.first_page for block in trace.meta.blocks}
+            return {
+                page - begin + first[name]
+                for name, begin, end in blocks
+                for page in PAGES
+                if begin <= page and (not end or page < end)
+            }
+
+        with ended_when(out, lambda so_far: all_pages(so_far) >= written(so_far)):
+            assert run([*RECORD, str(socket), "-o", str(out), *UNTIL_ENDED]) == 0
         assert process.poll() is None
-    meta = Trace.open(out).meta
+    trace = Trace.open(out)
+    meta, wanted = trace.meta, written(trace)
     assert len(meta.source["slots"]) == 3
-    first = {block.name.rsplit("/", 1)[-1]: block.first_page for block in meta.blocks}
-    written = set()
-    for name, begin, end in blocks:
-        written |= {p - begin + first[name] for p in PAGES if begin <= p and (not end or p < end)}
     found = list(epochs(out).values())
     # A busy host may leave a vCPU without a turn for a whole round.
-    assert all(pages <= written for pages in found)
-    assert set.union(*found) == written
+    assert all(pages <= wanted for pages in found)
+    assert set.union(*found) == wanted
     assert not any("tells the memory slot" in note for note in meta.source["notes"])
 
 
@@ -188,8 +200,9 @@ def test_without_leave_to_read_qemus_memory_what_is_not_known_is_said(tmp_path, 
             cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
-    with boot.running(tmp_path, DEMOS["hot"], *RING, *boot.firmware(tmp_path)) as (_, socket):
-        time.sleep(1)
+    guest = (*RING, *boot.firmware(tmp_path))
+    with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
+        wait_for_program(process, socket)
         done = record(socket)
         if "setpriv:" in done.stderr:
             pytest.skip(f"capabilities cannot be dropped: {done.stderr.strip()}")
@@ -230,14 +243,21 @@ def test_a_kill_leaves_a_trace_and_the_next_recording_tidies_up(firmware, tmp_pa
         assert not list(tmp_path.glob(".*"))
 
 
+def logged(folder):
+    """Return the pages that QEMU has logged for a recording under way."""
+    text = "".join(log.read_text() for log in folder.glob(".a.trace-*.dirtylog"))
+    pages = re.findall(r"kvm_dirty_ring_page .* offset 0x([0-9a-f]+)$", text, re.MULTILINE)
+    return {int(page, 16) for page in pages}
+
+
 @needs_kvm
 def test_a_long_round_is_left_to_itself(firmware, tmp_path):
     out = tmp_path / "a.trace"
     with boot.running(tmp_path, DEMOS["hot"], *RING, *firmware) as (_, socket):
         with recording(socket, out, "--round", "60s") as recorder:
-            time.sleep(3)
+            wait_until(lambda: logged(tmp_path) >= WRITTEN)
             recorder.send_signal(signal.SIGTERM)
-            told = recorder.communicate(timeout=90)[1]
+            told = recorder.communicate(timeout=PATIENCE)[1]
             assert recorder.returncode == 0
         assert "QEMU goes on measuring for" in told
         assert is_quiet(socket)
@@ -255,7 +275,7 @@ def test_a_recording_ends_with_what_it_has_when_qemu(what, firmware, tmp_path):
                 process.kill()
             else:
                 ask(other, f"logfile {tmp_path}/elsewhere.log")
-            recorder.communicate(timeout=90)
+            recorder.communicate(timeout=PATIENCE)
             assert recorder.returncode == 0
         if what != "dies":
             assert is_quiet(socket)
@@ -289,12 +309,13 @@ def test_somebody_elses_measurement_is_not_disturbed(firmware, tmp_path, capsys)
 
 
 def test_a_monitor_that_is_taken_or_none_is_told(firmware, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(qmp, "_PATIENCE", 1.0)
     out = tmp_path / "a.trace"
     with boot.running(tmp_path, DEMOS["hot"], *firmware) as (_, socket):
         taken = sockets.socket(sockets.AF_UNIX)
         taken.connect(str(socket))
-        assert run([*RECORD, str(socket), "-o", str(out)]) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(qmp, "_PATIENCE", 1.0)
+            assert run([*RECORD, str(socket), "-o", str(out)]) == 1
         assert "one client at a time" in capsys.readouterr().err
         taken.close()
     server = sockets.socket(sockets.AF_UNIX)
@@ -319,13 +340,11 @@ def test_under_tcg_no_round_clears_the_log(firmware, tmp_path):
     """The reason why TCG is refused: a migration lets first writes be logged, a round does not."""
     log = tmp_path / "own.log"
     event = ("trace-event-set-state", {"name": "memory_notdirty_write_access", "enable": True})
-    with boot.running(tmp_path, DEMOS["hot"], "-accel", "tcg", *firmware, "-D", str(log)) as (
-        _,
-        socket,
-    ):
+    guest = ("-accel", "tcg", *firmware, "-D", str(log))
+    with boot.running(tmp_path, DEMOS["hot"], *guest) as (process, socket):
         if talk(socket, ("query-version", {}))[0]["qemu"]["major"] < 8:
             pytest.skip("this QEMU dies of calc-dirty-rate under TCG")
-        time.sleep(1)
+        wait_for_program(process, socket)
         talk(socket, event, ("calc-dirty-rate", {"calc-time": 1, "mode": "dirty-bitmap"}))
         wait_until(lambda: talk(socket, ("query-dirty-rate", {}))[0]["status"] == "measured")
         assert "memory_notdirty_write_access" not in log.read_text()
@@ -334,7 +353,7 @@ def test_under_tcg_no_round_clears_the_log(firmware, tmp_path):
             ("migrate-set-parameters", {"max-bandwidth": 4096}),
             ("migrate", {"uri": "exec:cat > /dev/null"}),
         )
-        wait_until(lambda: "memory_notdirty_write_access" in log.read_text(), 20)
+        wait_until(lambda: "memory_notdirty_write_access" in log.read_text())
 
 
 @pytest.mark.parametrize(

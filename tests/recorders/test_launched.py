@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 from analyses.commands import run
 from tests.recorders import boot
+from tests.recorders.live import PATIENCE, wait_until
 from tests.recorders.test_kvm_log import needs_kvm
 from tracer import Trace
 from tracer.errors import RecordError
@@ -131,14 +131,16 @@ def test_an_interrupt_ends_it_and_a_kill_leaves_a_trace(number, tmp_path):
     command = [sys.executable, "-m", "analyses.commands", "record", "qemu", "--launch", "-o", out]
     guest = boot.command(tmp_path, DEMOS["sweep"], "-accel", "tcg", "-pidfile", f"{tmp_path}/pid")
     recorder = subprocess.Popen([*command, "--", *guest], cwd=ROOT, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not out.exists() or Trace.open(out).meta.duration_ns < 1_000_000_000:
-        assert recorder.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(
+        lambda: (
+            recorder.poll() is not None
+            or (out.exists() and Trace.open(out).meta.duration_ns >= 1_000_000_000)
+        )
+    )
+    assert recorder.poll() is None
     qemu = int((tmp_path / "pid").read_text())
     recorder.send_signal(number)
-    recorder.wait(timeout=30)
+    recorder.wait(timeout=PATIENCE)
     trace = Trace.open(out)
     trace.validate()
     if number == signal.SIGINT:
@@ -148,9 +150,7 @@ def test_an_interrupt_ends_it_and_a_kill_leaves_a_trace(number, tmp_path):
     else:
         assert trace.unfinished
         assert trace.meta.duration_ns >= 1_000_000_000
-    while Path(f"/proc/{qemu}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not Path(f"/proc/{qemu}").exists())
 
 
 @needs_kvm

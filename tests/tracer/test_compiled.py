@@ -33,10 +33,11 @@ print(sorted(name for name in sys.modules if name == "numba.np.linalg"))
 
 def run(folder: Path, **environment: str) -> list[str]:
     command = [sys.executable, "-W", "error", "-c", "import outer"]
+    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", **environment},
+        env={**kept, "PYTHONPATH": f"{folder}:{ROOT}", **environment},
         capture_output=True,
         text=True,
         check=False,

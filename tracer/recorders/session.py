@@ -23,6 +23,8 @@ from tracer.writer import refuse_foreign
 Watch = Callable[[int, int], None]
 #: Told of other work: what it is, how much is done, how much there is.
 Doing = Callable[[str, int, int], None]
+#: How long a wait may go on after the recording is to stop (s).
+_SOON = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ class Wanted:
         return past or self.stop.is_set()
 
     def wait(self, until_ns: int) -> None:
-        """Sleep until the monotonic clock reads `until_ns`, or the recording is to stop."""
-        left = until_ns - time.monotonic_ns()
-        if left > 0:
-            self.stop.wait(left / 1e9)
+        """Sleep until the monotonic clock reads `until_ns`, or the recording is to stop.
+
+        Not by `stop.wait`: it holds the lock for moments that `stop.set` takes, which a signal's
+        handler that comes in one of them would wait for without end, in the same thread.
+        """
+        while (left := until_ns - time.monotonic_ns()) > 0 and not self.stop.is_set():
+            time.sleep(min(left / 1e9, _SOON))
 
 
 @dataclass(frozen=True)
