@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: QEMU answers at once; longer than this (s) somebody else holds the monitor.
 _PATIENCE = 10.0
+#: A connection that begins with something else than a greeting is made anew so often.
+_TRIES = 3
 
 
 class Refused(RecordError):  # noqa: N818 - what QEMU does
@@ -88,22 +90,29 @@ async def connect(to: Path | socket.socket, path: Path | None = None) -> Monitor
     Raises UsageError where there is none, RecordError where it does not answer.
     """
     from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415 - optional
+    from qemu.qmp.qmp_client import GreetingError  # noqa: PLC0415 - optional
 
     # The package logs what it also raises.
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
-    client = QMPClient("dirtylog")
-    channel = open_socket(to)[0] if isinstance(to, Path) else to
     name = to if isinstance(to, Path) else path or "QEMU"
-    try:
-        await asyncio.wait_for(client.connect(channel), _PATIENCE)
-    except TimeoutError:
-        raise RecordError(
-            f"{name}: no answer for {_PATIENCE:.0f} s; a QMP socket serves one client at a "
-            "time, so give QEMU another one (-qmp unix:PATH,server=on,wait=off)"
-        ) from None
-    except (ConnectError, OSError, EOFError) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise RecordError(f"{name}: no QMP monitor answers ({why})") from None
+    for tries_left in reversed(range(_TRIES)):
+        client = QMPClient("dirtylog")
+        channel = open_socket(to)[0] if isinstance(to, Path) else to
+        try:
+            await asyncio.wait_for(client.connect(channel), _PATIENCE)
+            break
+        except TimeoutError:
+            raise RecordError(
+                f"{name}: no answer for {_PATIENCE:.0f} s; a QMP socket serves one client at a "
+                "time, so give QEMU another one (-qmp unix:PATH,server=on,wait=off)"
+            ) from None
+        except (ConnectError, OSError, EOFError) as error:
+            # QEMU sends events also to a client that it has taken but not greeted yet.
+            early = isinstance(error, ConnectError) and isinstance(error.exc, GreetingError)
+            if early and tries_left and isinstance(to, Path):
+                continue
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise RecordError(f"{name}: no QMP monitor answers ({why})") from None
     return Monitor(client)
 
 
