@@ -265,6 +265,32 @@ def test_a_recording_ends_with_its_process(pauses, tmp_path, monkeypatch):
     assert trace.meta.duration_ns + source["paused_ns"] < took
 
 
+@needs_protect
+def test_a_recorder_that_is_held_up_looks_at_what_was_written_meanwhile(tmp_path):
+    """And is over when its epochs are as long as was asked for."""
+    text = (
+        "m = mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "print(np.frombuffer(m, np.uint8).ctypes.data, flush=True)\n"
+        "for _ in sys.stdin: m[8192] = 1; print('written', flush=True)\n"
+    )
+    with Helper(text) as helper:
+        start = int(helper.say())
+        regions = find_ram(helper.pid, [f"{start:x}-{start + (4 << 20):x}"])
+        held = []
+
+        def watch(ns, _pages):
+            if ns > 0 and not held:
+                held.append(helper.say())
+                time.sleep(0.3)  # until the duration is over
+
+        wanted = Wanted(tmp_path / "a.trace", duration_ns=200_000_000, watch=watch)
+        recorded = record_process(wanted, helper.pid, regions, interval_ns=50_000_000)
+    assert held == ["written"]
+    assert recorded.ended == "the duration is over"
+    assert recorded.duration_ns >= 200_000_000
+    assert all_pages(Trace.open(recorded.out)) == {2}
+
+
 # -- its parts ----------------------------------------------------------------------------------
 
 

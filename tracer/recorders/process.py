@@ -174,6 +174,7 @@ class _Recording:
         self._pid, self._regions = pid, regions
         self._tracker, self._session, self._wanted = tracker, session, wanted
         self._clock = _Clock()
+        self._at = 0
         self._contents: Contents | None = None
 
     def run(self, interval_ns: int, zeros: bool) -> Recorded:
@@ -215,11 +216,12 @@ class _Recording:
                 for found in self._contents.zero(pages):
                     zero[found] = True
             self._session.begin(np.flatnonzero(zero))
-        self._clock = _Clock(begin=time.monotonic_ns())
+        self._clock, self._at = _Clock(begin=time.monotonic_ns()), 0
 
     def _epochs(self, interval_ns: int) -> None:
         ends = interval_ns
-        while not self._wanted.over(self._clock.now()):
+        # Over by what the epochs cover: a recorder that was held up still looks at what is open.
+        while not self._wanted.over(self._at):
             if self._wanted.duration_ns is not None:
                 ends = min(ends, self._wanted.duration_ns)
             self._wanted.wait(self._clock.begin + self._clock.paused + ends)

@@ -51,7 +51,7 @@ def stopped(pid: int) -> Iterator[None]:
         while new := [thread for thread in _threads(pid) if thread not in held]:
             for thread in new:
                 held[thread] = _hold(pid, thread)
-        if max(held.values()) < 0:
+        if all(pending < 0 for pending in held.values()):
             raise ProcessLookupError
         yield
     finally:
