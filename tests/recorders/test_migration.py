@@ -20,8 +20,11 @@ from replay.strategies import strategy
 from tests.recorders import boot
 from tests.recorders.live import PATIENCE, wait_until
 from tracer import Trace
+from tracer.errors import RecordError
 from tracer.readers import import_qemu
+from tracer.recorders.launch import Qemu
 from tracer.recorders.qmp import connect
+from tracer.recorders.stamped import Lines
 
 ROOT = Path(__file__).parent.parent.parent
 RECORD = [sys.executable, "-m", "analyses.commands", "record", "migration"]
@@ -223,6 +226,39 @@ def test_a_guest_that_dies_is_said_and_its_log_kept(start, guest, tmp_path):
     assert "x.trace.log: keeps what was recorded" in words
     assert "error: qemu-system-x86_64 ended (SIGKILL)" in words
     assert import_qemu(tmp_path / "x.trace.log", out=tmp_path / "rest.trace").copies > 500
+
+
+#: Runs a QEMU, and outlives it and the connection to its monitor by a moment.
+SLOW_TO_DIE = f"""#!{sys.executable}
+import os, subprocess, sys, time
+qemu = subprocess.Popen(["qemu-system-x86_64", *sys.argv[1:]], close_fds=False)
+os.closerange(3, 1000)
+qemu.wait()
+time.sleep(0.3)
+print("it was killed", flush=True)
+sys.exit(7)
+"""
+
+
+def test_a_guest_that_closes_its_monitor_before_it_dies_is_said_too(guest, tmp_path):
+    program = tmp_path / "slow-to-die"
+    program.write_text(SLOW_TO_DIE)
+    program.chmod(0o755)
+
+    async def ask_a_dying_one():
+        console = Lines(tmp_path / "console.log")
+        try:
+            async with Qemu([str(program), *guest(LOAD)[1:]], console) as qemu:
+                children = Path(f"/proc/{qemu.pid}/task/{qemu.pid}/children").read_text()
+                os.kill(int(children), signal.SIGKILL)
+                while True:
+                    await qemu.monitor.do("query-status")
+        finally:
+            console.close()
+
+    with pytest.raises(RecordError) as caught:
+        asyncio.run(ask_a_dying_one())
+    assert str(caught.value) == f"{program} ended (exit code 7); its last line: it was killed"
 
 
 async def _asked(socket, *commands):

@@ -26,7 +26,7 @@ _UNFIT = {
 }
 #: How long (s) a QEMU that was asked to leave is waited for.
 _LEAVING = 5.0
-#: And one that never answered.
+#: And one that never answered, or does not any more.
 _SETTLING = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -97,7 +97,7 @@ class Qemu:
         assert self._process.stdout is not None
         self._reading = asyncio.create_task(drain(self._process.stdout, self.console))
         try:
-            self._monitor = await connect(ours)
+            self._monitor = await connect(ours, obituary=self._obituary)
         except BaseException as error:
             await self._leave()
             if isinstance(error, RecordError):
@@ -147,6 +147,16 @@ class Qemu:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         last = f"; its last line: {self.console.last[-1]}" if self.console.last else ""
         return RecordError(f"{self.command[0]} ended ({how}){last}")
+
+    async def _obituary(self) -> RecordError | None:
+        """Return `death` once it is known: a process that dies closes its monitor before."""
+        assert self._process is not None
+        assert self._reading is not None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _SETTLING)
+            # Its last line; what QEMU started may hold the output open.
+            await asyncio.wait({self._reading}, timeout=_SETTLING)
+        return self.death()
 
     async def __aexit__(
         self,

@@ -222,9 +222,6 @@ class _Recording:
                     told, saved = "ram" in self._answer, time.monotonic()
                     answers.save()
                 await self._pause()
-        except RecordError as error:
-            death = self._qemu.death() if self._qemu is not None else None
-            raise death or error from None
         finally:
             answers.save(final=self._answer.get("status") in _ENDED)
         if status == "failed":

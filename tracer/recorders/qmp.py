@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,9 @@ from tracer.errors import RecordError, UsageError
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
+
+#: Returns why a QEMU is gone, None where that is not known.
+Obituary = Callable[[], Awaitable[RecordError | None]]
 
 #: QEMU answers at once; longer than this (s) somebody else holds the monitor.
 _PATIENCE = 10.0
@@ -27,10 +30,13 @@ class Refused(RecordError):  # noqa: N818 - what QEMU does
 
 
 class Monitor:
-    """One connection to a QEMU, through which commands are sent; close it after use."""
+    """One connection to a QEMU, through which commands are sent; close it after use.
 
-    def __init__(self, client: QMPClient):
-        self._client = client
+    obituary: asked for what to say when the connection broke.
+    """
+
+    def __init__(self, client: QMPClient, obituary: Obituary | None = None):
+        self._client, self._obituary = client, obituary
 
     async def do(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Return QEMU's answer; raises Refused, and RecordError where it has gone."""
@@ -41,7 +47,9 @@ class Monitor:
         except ExecuteError as error:
             raise Refused(f"QEMU refuses {command}: {str(error).rstrip('.')}") from None
         except (QMPError, OSError, EOFError) as error:
-            raise RecordError(f"QEMU went away during {command} ({error})") from None
+            death = await self._obituary() if self._obituary is not None else None
+            gone = f"QEMU went away during {command} ({error})"
+            raise death or RecordError(gone) from None
 
     async def attempt(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """As `do`, but None where QEMU refuses."""
@@ -84,9 +92,12 @@ def no_monitor(path: Path, error: OSError) -> UsageError:
     )
 
 
-async def connect(to: Path | socket.socket, path: Path | None = None) -> Monitor:
+async def connect(
+    to: Path | socket.socket, path: Path | None = None, *, obituary: Obituary | None = None
+) -> Monitor:
     """Connect to the QMP socket at a path, or to one that QEMU was given or that leads to `path`.
 
+    obituary: as in Monitor.
     Raises UsageError where there is none, RecordError where it does not answer.
     """
     from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415 - optional
@@ -113,7 +124,7 @@ async def connect(to: Path | socket.socket, path: Path | None = None) -> Monitor
                 continue
             why = " ".join(str(error).split()) or type(error).__name__
             raise RecordError(f"{name}: no QMP monitor answers ({why})") from None
-    return Monitor(client)
+    return Monitor(client, obituary)
 
 
 def open_socket(path: Path) -> tuple[socket.socket, int]:
